@@ -1,0 +1,36 @@
+//go:build pinned
+
+package pinned
+
+import (
+	_ "connectrpc.com/connect"
+	_ "github.com/avast/retry-go/v4"
+	_ "github.com/cockroachdb/datadriven"
+	_ "github.com/danielgtaylor/huma/v2"
+	_ "github.com/danielgtaylor/huma/v2/adapters/humaecho"
+	_ "github.com/gogo/protobuf/proto"
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/google/renameio/v2"
+	_ "github.com/labstack/echo/v4"
+	_ "github.com/mesos/mesos-go/api/v1/lib/encoding/codecs"
+	_ "github.com/mesos/mesos-go/api/v1/lib/scheduler/calls"
+	_ "github.com/mesos/mesos-go/api/v1/lib/master/calls"
+	_ "github.com/mesos/mesos-go/api/v1/lib/agent/calls"
+	_ "github.com/mesos/mesos-go/api/v1/lib/executor/calls"
+	_ "github.com/mesos/mesos-go/api/v1/lib/recordio"
+	_ "github.com/oklog/ulid/v2"
+	_ "github.com/prometheus/client_golang/prometheus"
+	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "github.com/prometheus/client_golang/prometheus/testutil"
+	_ "github.com/rogpeppe/go-internal/testscript"
+	_ "github.com/spf13/cobra"
+	_ "go.etcd.io/bbolt"
+	_ "go.uber.org/goleak"
+	_ "go.yaml.in/yaml/v3"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/term"
+	_ "golang.org/x/time/rate"
+	_ "google.golang.org/protobuf/proto"
+	_ "pgregory.net/rapid"
+)
