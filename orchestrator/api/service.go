@@ -1,0 +1,93 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"github.com/cutover/cutover/orchestrator/deploy"
+)
+
+// Meta says who asks, why, and under which idempotency key.
+type Meta struct {
+	Actor          string
+	Reason         string
+	IdempotencyKey string // empty: none
+	// BodyDigest is the SHA-256 of the request's method, path and body: the same key with another digest is refused.
+	BodyDigest string
+}
+
+// Service is what the API asks of the orchestrator. Every error that is the asker's is a *deploy.Refusal.
+type Service interface {
+	// Submit starts a Deploy of the Spec in source (YAML or JSON). The returned View is durable.
+	Submit(ctx context.Context, source []byte, meta Meta) (deploy.View, error)
+	// Validate checks a Spec as Submit would, and starts nothing.
+	Validate(ctx context.Context, source []byte) error
+	Scale(ctx context.Context, app string, instances int, meta Meta) (deploy.View, error)
+	StopApp(ctx context.Context, app string, meta Meta) (deploy.View, error)
+	// Rollback goes to the Spec committed before the current one, or to the given one. While a Deploy is open it is its abort.
+	Rollback(ctx context.Context, app string, to uint64, meta Meta) (deploy.View, error)
+	// Abort takes a deploy id or the name of an App with an open Deploy.
+	Abort(ctx context.Context, ref string, meta Meta) (deploy.View, error)
+
+	Deploy(ctx context.Context, id string) (deploy.View, error)
+	// Deploys lists newest first, of one App or of all (""), at most limit.
+	Deploys(ctx context.Context, app string, limit int) ([]deploy.View, error)
+	// Events returns the Deploy's events after the given sequence number, then live ones. The channel is closed after the
+	// event of type "end", when ctx ends, or when the reader is too slow (it then asks again from its last number).
+	Events(ctx context.Context, id string, after uint64) (<-chan deploy.Event, error)
+
+	Apps(ctx context.Context) ([]deploy.AppView, error)
+	App(ctx context.Context, name string) (deploy.AppView, error)
+	Tasks(ctx context.Context, app string) ([]deploy.TaskView, error)
+	// Logs reads up to limit bytes of a task's sandbox file ("stdout", "stderr") from offset; offset -1 means the last limit bytes.
+	Logs(ctx context.Context, task, file string, offset int64, limit int) (LogChunk, error)
+
+	Hosts(ctx context.Context) ([]Host, error)
+	// ShowHost reads the committed and the running state of one Host, now.
+	ShowHost(ctx context.Context, name string) (HostShow, error)
+	// Ready says why the orchestrator cannot take Deploys now, or nil.
+	Ready(ctx context.Context) error
+}
+
+// LogChunk is a piece of a task's log.
+type LogChunk struct {
+	Data   string `json:"data"`
+	Offset int64  `json:"offset" doc:"of the first byte of data"`
+	Next   int64  `json:"next" doc:"offset to ask from next"`
+}
+
+// Host is one load-balancer Host.
+type Host struct {
+	Name         string     `json:"name"`
+	Group        string     `json:"group"`
+	Proxy        string     `json:"proxy" doc:"haproxy, nginx-lua or nginx-reload"`
+	ProxyVersion string     `json:"proxy_version"`
+	ProxyPID     int64      `json:"proxy_pid"`
+	AgentURL     string     `json:"agent_url"`
+	Connected    bool       `json:"connected"`
+	LastSeen     *time.Time `json:"last_seen,omitempty"`
+	Sections     int        `json:"sections"`
+	OpenTxns     []string   `json:"open_txns"`
+	Problems     []string   `json:"problems"`
+	Limits       []string   `json:"limits"`
+}
+
+// HostShow is what `cutover lb show` prints: committed and running, side by side, for each App.
+type HostShow struct {
+	Host     Host          `json:"host"`
+	Sections []SectionShow `json:"sections"`
+}
+
+// SectionShow is one App's Section on one Host.
+type SectionShow struct {
+	App        string                `json:"app"`
+	Spec       uint64                `json:"spec"`
+	Version    string                `json:"version" doc:"order number of the last transaction, and Amendments since"`
+	Agrees     bool                  `json:"agrees"`
+	Difference string                `json:"difference,omitempty"`
+	Open       string                `json:"open,omitempty" doc:"phase of the transaction that is open here"`
+	Routes     []string              `json:"routes"`
+	Committed  []deploy.UpstreamView `json:"committed"`
+	Running    []deploy.UpstreamView `json:"running"`
+	Digest     string                `json:"digest" doc:"of the set as read"`
+}
