@@ -1,0 +1,91 @@
+package loadgen_test
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cutover/cutover/internal/loadgen"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s did not happen within 20 s", what)
+		}
+		<-time.After(2 * time.Millisecond)
+	}
+}
+
+func TestGoodServerHasNoFailures(t *testing.T) {
+	var answers atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte("v1")) }))
+	defer srv.Close()
+	run, err := loadgen.Start(context.Background(), loadgen.Options{URLs: []string{srv.URL}, KeepAlive: 3, Close: 2, Slow: 1, SlowPath: "/slow",
+		OnAnswer: func(_ string, body []byte) {
+			if string(body) == "v1" {
+				answers.Add(1)
+			}
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "100 requests", func() bool { return run.Result().Sent > 100 })
+	res := run.Stop()
+	if res.Failed != 0 || uint64(answers.Load()) != res.Sent {
+		t.Fatalf("got %v, %d answers; want none failed and an answer each", res, answers.Load())
+	}
+}
+
+// The detector must see what a careless proxy does: it closes an idle kept-alive connection without saying so.
+func TestUnannouncedCloseIsAFailure(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			buf := make([]byte, 4096)
+			_, _ = conn.Read(buf)
+			_, _ = conn.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
+			_ = conn.Close()
+		}
+	}()
+	run, err := loadgen.Start(context.Background(), loadgen.Options{URLs: []string{"http://" + ln.Addr().String()}, KeepAlive: 1, Think: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "a failure", func() bool { return run.Result().Failed > 0 })
+	res := run.Stop()
+	if len(res.Failures) == 0 || !strings.Contains(res.String(), "failed") {
+		t.Fatalf("failures are not described: %v", res)
+	}
+}
+
+func TestErrorStatusIsAFailure(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) }))
+	defer srv.Close()
+	run, err := loadgen.Start(context.Background(), loadgen.Options{URLs: []string{srv.URL}, Close: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "a failure", func() bool { return run.Result().Failed > 0 })
+	if f := run.Stop().Failures[0]; !strings.Contains(f.Err, "503") {
+		t.Fatalf("got %q", f.Err)
+	}
+}
