@@ -2,8 +2,8 @@ package api
 
 import (
 	"context"
-	"time"
 
+	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/deploy"
 )
 
@@ -49,45 +49,14 @@ type Service interface {
 	Ready(ctx context.Context) error
 }
 
-// LogChunk is a piece of a task's log.
-type LogChunk struct {
-	Data   string `json:"data"`
-	Offset int64  `json:"offset" doc:"of the first byte of data"`
-	Next   int64  `json:"next" doc:"offset to ask from next"`
-}
-
-// Host is one load-balancer Host.
-type Host struct {
-	Name         string     `json:"name"`
-	Group        string     `json:"group"`
-	Proxy        string     `json:"proxy" doc:"haproxy, nginx-lua or nginx-reload"`
-	ProxyVersion string     `json:"proxy_version"`
-	ProxyPID     int64      `json:"proxy_pid"`
-	AgentURL     string     `json:"agent_url"`
-	Connected    bool       `json:"connected"`
-	LastSeen     *time.Time `json:"last_seen,omitempty"`
-	Sections     int        `json:"sections"`
-	OpenTxns     []string   `json:"open_txns"`
-	Problems     []string   `json:"problems"`
-	Limits       []string   `json:"limits"`
-}
-
-// HostShow is what `cutover lb show` prints: committed and running, side by side, for each App.
-type HostShow struct {
-	Host     Host          `json:"host"`
-	Sections []SectionShow `json:"sections"`
-}
-
-// SectionShow is one App's Section on one Host.
-type SectionShow struct {
-	App        string                `json:"app"`
-	Spec       uint64                `json:"spec"`
-	Version    string                `json:"version" doc:"order number of the last transaction, and Amendments since"`
-	Agrees     bool                  `json:"agrees"`
-	Difference string                `json:"difference,omitempty"`
-	Open       string                `json:"open,omitempty" doc:"phase of the transaction that is open here"`
-	Routes     []string              `json:"routes"`
-	Committed  []deploy.UpstreamView `json:"committed"`
-	Running    []deploy.UpstreamView `json:"running"`
-	Digest     string                `json:"digest" doc:"of the set as read"`
-}
+// What the Service answers with, as it travels. They live in package wire, so that clients need no server.
+type (
+	// LogChunk is a piece of a task's log.
+	LogChunk = wire.LogChunk
+	// Host is one load-balancer Host.
+	Host = wire.Host
+	// HostShow is what `cutover lb show` prints: committed and running, side by side, for each App.
+	HostShow = wire.HostShow
+	// SectionShow is one App's Section on one Host.
+	SectionShow = wire.SectionShow
+)
