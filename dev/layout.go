@@ -1,0 +1,163 @@
+package dev
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/google/renameio/v2"
+)
+
+// frontendPort is where the proxies of a dev cluster listen, each on its own address.
+const frontendPort = 8080
+
+// agentPort is where the lbagents listen, each on its Host's address.
+const agentPort = 8600
+
+// Kinds of Hosts that --lb names.
+const (
+	KindHAProxy     = "haproxy"
+	KindNginx       = "nginx"        // with Lua
+	KindNginxReload = "nginx-reload" // without Lua: every change reloads
+)
+
+// hostSpec is one Host of the cluster.
+type hostSpec struct {
+	Name    string     `json:"name"`
+	Kind    string     `json:"kind"`
+	Address netip.Addr `json:"address"`
+}
+
+func (h hostSpec) frontend() netip.AddrPort { return netip.AddrPortFrom(h.Address, frontendPort) }
+func (h hostSpec) agent() netip.AddrPort    { return netip.AddrPortFrom(h.Address, agentPort) }
+
+// layout is what a data directory remembers between starts (DIR/layout.json).
+type layout struct {
+	// Net is the cluster's own /24 of the loopback network: Mesos agents from .1, Hosts from .101. Two clusters on one
+	// machine never share an address, so neither can meet the other's tasks or proxies.
+	Net   netip.Addr `json:"net"`
+	API   string     `json:"api"`
+	Mesos string     `json:"mesos"`
+	Hosts []hostSpec `json:"hosts"`
+}
+
+// ParseLB reads "haproxy=2,nginx=2" into the kinds of the Hosts, in order.
+func ParseLB(s string) ([]string, error) {
+	var kinds []string
+	seen := map[string]bool{}
+	for part := range strings.SplitSeq(s, ",") {
+		kind, count, ok := strings.Cut(strings.TrimSpace(part), "=")
+		n, err := strconv.Atoi(count)
+		if !ok || err != nil || n < 0 || n > 50 {
+			return nil, fmt.Errorf("--lb %q: %q is not KIND=COUNT with a count of 0 to 50", s, part)
+		}
+		switch kind {
+		case KindHAProxy, KindNginx, KindNginxReload:
+		default:
+			return nil, fmt.Errorf("--lb %q: unknown kind %q (one of %s, %s, %s)", s, kind, KindHAProxy, KindNginx, KindNginxReload)
+		}
+		if seen[kind] {
+			return nil, fmt.Errorf("--lb %q: %s is named twice", s, kind)
+		}
+		seen[kind] = true
+		for range n {
+			kinds = append(kinds, kind)
+		}
+	}
+	return kinds, nil
+}
+
+// openLayout reads what dir remembers, or decides it for the given kinds. Existing Hosts keep their names and addresses;
+// kinds that are no longer asked for are returned as leaving.
+func openLayout(dir string, kinds []string) (l layout, leaving []hostSpec, err error) {
+	file := filepath.Join(dir, "layout.json")
+	data, err := os.ReadFile(file)
+	switch {
+	case err == nil:
+		if err := json.Unmarshal(data, &l); err != nil {
+			return l, nil, fmt.Errorf("read %s: %w", file, err)
+		}
+	case errors.Is(err, fs.ErrNotExist):
+		l.Net = clusterNet(dir)
+	default:
+		return l, nil, err
+	}
+	wanted := map[string]int{}
+	for _, k := range kinds {
+		wanted[k]++
+	}
+	have := map[string]int{}
+	used := map[netip.Addr]bool{}
+	var kept []hostSpec
+	for _, h := range l.Hosts {
+		if have[h.Kind] >= wanted[h.Kind] {
+			leaving = append(leaving, h)
+			continue
+		}
+		have[h.Kind]++
+		used[h.Address] = true
+		kept = append(kept, h)
+	}
+	next := addressFrom(l.Net, 101)
+	for _, k := range []string{KindHAProxy, KindNginx, KindNginxReload} {
+		for have[k] < wanted[k] {
+			for used[next] {
+				next = next.Next()
+			}
+			used[next] = true
+			have[k]++
+			kept = append(kept, hostSpec{Name: fmt.Sprintf("lb-%s-%d", k, have[k]), Kind: k, Address: next})
+		}
+	}
+	l.Hosts = kept
+	return l, leaving, l.save(dir)
+}
+
+func (l layout) save(dir string) error {
+	data, err := json.MarshalIndent(l, "", "  ")
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(filepath.Join(dir, "layout.json"), data, 0o600)
+}
+
+// clusterNet picks a /24 of 127.64.0.0/10 by the directory's path, so that it stays the same for the same directory.
+func clusterNet(dir string) netip.Addr {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(dir))
+	sum := h.Sum32()
+	return netip.AddrFrom4([4]byte{127, 64 + byte(sum>>8)%64, byte(sum), 0})
+}
+
+func addressFrom(base netip.Addr, last byte) netip.Addr {
+	a := base.As4()
+	a[3] = last
+	return netip.AddrFrom4(a)
+}
+
+// listenRemembered listens on addr; a port 0 means the remembered address if it is still free, else a new one.
+func listenRemembered(addr, remembered string) (net.Listener, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, fmt.Errorf("address %q: %w", addr, err)
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return nil, fmt.Errorf("address %q: cutover dev listens on loopback addresses only", addr)
+	}
+	if port == "0" && remembered != "" {
+		if rh, _, err := net.SplitHostPort(remembered); err == nil && rh == host {
+			if ln, err := net.Listen("tcp", remembered); err == nil {
+				return ln, nil
+			}
+		}
+	}
+	return net.Listen("tcp", addr)
+}

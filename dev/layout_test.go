@@ -1,0 +1,81 @@
+package dev
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestParseLB(t *testing.T) {
+	for in, want := range map[string]string{
+		"haproxy=2,nginx=1":    "haproxy haproxy nginx",
+		"nginx=1, haproxy=1":   "nginx haproxy",
+		"haproxy=0":            "",
+		"haproxy=1,haproxy=2":  "error: named twice",
+		"envoy=1":              "error: unknown kind",
+		"haproxy":              "error: not KIND=COUNT",
+		"haproxy=-1":           "error: count",
+		"nginx-reload=1":       "nginx-reload",
+		"haproxy=999999999999": "error: count",
+	} {
+		kinds, err := ParseLB(in)
+		if want, isErr := strings.CutPrefix(want, "error: "); isErr {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%q: got %v, want an error with %q", in, err, want)
+			}
+			continue
+		}
+		if err != nil || strings.Join(kinds, " ") != want {
+			t.Errorf("%q: got %v, %v", in, kinds, err)
+		}
+	}
+}
+
+func TestLayoutIsRemembered(t *testing.T) {
+	dir := t.TempDir()
+	first, _, err := openLayout(dir, []string{"haproxy", "haproxy", "nginx"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[netip.Addr]bool{}
+	for _, h := range first.Hosts {
+		if seen[h.Address] || !h.Address.IsLoopback() {
+			t.Errorf("%s has address %s", h.Name, h.Address)
+		}
+		seen[h.Address] = true
+	}
+	again, leaving, err := openLayout(dir, []string{"haproxy", "nginx", "nginx"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Net != first.Net || !slices.Contains(again.Hosts, first.Hosts[0]) || !slices.Contains(again.Hosts, first.Hosts[2]) {
+		t.Errorf("Hosts moved: %v, then %v", first.Hosts, again.Hosts)
+	}
+	if len(leaving) != 1 || leaving[0] != first.Hosts[1] {
+		t.Errorf("leaving %v, want %v", leaving, first.Hosts[1])
+	}
+	if len(again.Hosts) != 3 {
+		t.Errorf("got %v", again.Hosts)
+	}
+}
+
+func TestOnlyLoopback(t *testing.T) {
+	if _, err := listenRemembered("0.0.0.0:0", ""); err == nil {
+		t.Fatal("listens everywhere")
+	}
+	ln, err := listenRemembered("127.0.0.1:0", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	ln.Close()
+	again, err := listenRemembered("127.0.0.1:0", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if again.Addr().String() != addr {
+		t.Errorf("got %s, remembered %s", again.Addr(), addr)
+	}
+}
