@@ -144,7 +144,10 @@ func TestProberSlowReaderGetsTheLatest(t *testing.T) {
 			bad.Store(!bad.Load())
 			time.Sleep(3 * time.Second)
 		}
-		if n := len(p.pending); n > 2 {
+		p.mu.Lock()
+		n := len(p.pending)
+		p.mu.Unlock()
+		if n > 2 {
 			t.Errorf("%d pending events for 2 targets", n)
 		}
 		last := map[string]Phase{}
