@@ -1,0 +1,91 @@
+package drivertest
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/cutover/cutover/lbagent/driver"
+)
+
+// BenchmarkOneChange measures one change of one App: an upstream whose task runs already is added, green by 50 ms
+// checks, made routable and verified, while another drains and goes.
+func BenchmarkOneChange(b *testing.B, h Harness) {
+	r := &rig{TB: b, Proxy: h.NewProxy(b)}
+	backends := []*Backend{NewBackend(b, "task-a"), NewBackend(b, "task-b")}
+	s := r.bring("shop", backends[0])
+	now := s.Upstreams[0]
+	for i := 0; b.Loop(); i++ {
+		// A task's incarnation has a name of its own: names are never used twice.
+		next := backends[(i+1)%2].Upstream(driver.Warm)
+		next.Name = fmt.Sprintf("task-%d", i)
+		warm := join(s, next)
+		r.stage(warm)
+		r.converge(warm)
+		r.awaitGreen("shop", next.Name)
+		flipped := withMode(withMode(warm, driver.Serving, next.Name), driver.Draining, now.Name)
+		r.publish(flipped)
+		r.converge(flipped)
+		r.holds(flipped)
+		if err := r.Driver().Request(deadline(b), "shop", next.Name, "shop.example"); err != nil {
+			b.Fatal(err)
+		}
+
+		b.StopTimer()
+		next.Mode = driver.Serving
+		s, now = section("shop", next), next
+		r.publish(s)
+		r.converge(s)
+		b.StartTimer()
+	}
+}
+
+// BenchmarkPrepare measures Stage and the first Converge of a new upstream beside 10 and beside 1,000 other Apps, and
+// reports the ratio: the cost of Prepare must not grow with the number of Apps.
+func BenchmarkPrepare(b *testing.B, h Harness) {
+	r := &rig{TB: b, Proxy: h.NewProxy(b)}
+	task := NewBackend(b, "filler")
+	filled := 0
+	fill := func(n int) {
+		for ; filled < n; filled++ {
+			up := task.Upstream(driver.Serving)
+			up.Name = fmt.Sprintf("filler-%d", filled)
+			up.Health.Interval = time.Minute // idle Apps: their checks are not what is measured
+			s := section(fmt.Sprintf("filler-%d", filled), up)
+			r.publish(s)
+			r.converge(s)
+		}
+	}
+	s := r.bring("shop", NewBackend(b, "shop-1"))
+	next := NewBackend(b, "shop-2")
+	round := 0
+	// The same small number of Prepares at each size, within one iteration: the sizes are compared with each other.
+	prepare := func() time.Duration {
+		const times = 20
+		var total time.Duration
+		for range times {
+			round++
+			up := next.Upstream(driver.Warm)
+			up.Name = fmt.Sprintf("shop-next-%d", round)
+			warm := join(s, up)
+			start := time.Now()
+			r.stage(warm)
+			r.converge(warm)
+			r.holds(warm)
+			total += time.Since(start)
+			r.converge(s)
+		}
+		return total / times
+	}
+	for b.Loop() {
+		fill(10)
+		prepare() // what is cached is cached at both sizes
+		small := prepare()
+		fill(1000)
+		prepare()
+		large := prepare()
+		b.ReportMetric(float64(small)/1e6, "ms/10-apps")
+		b.ReportMetric(float64(large)/1e6, "ms/1000-apps")
+		b.ReportMetric(float64(large)/float64(small), "ratio")
+	}
+}
