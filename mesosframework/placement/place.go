@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -93,7 +92,7 @@ func Place(agents []Agent, running *Population, tasks []Task, o Options) Result 
 	}
 	p := &pass{
 		opts: o, agents: agents, running: running,
-		rng:    rand.New(rand.NewPCG(o.Seed, 0x9e3779b97f4a7c15)),
+		rng:    random(o.Seed),
 		free:   make([]free, len(agents)),
 		groups: make(map[string]*tally), apps: make(map[string]*tally),
 		shapes: make(map[string]*shape),
@@ -157,7 +156,7 @@ type pass struct {
 	opts    Options
 	agents  []Agent
 	running *Population
-	rng     *rand.Rand
+	rng     random
 	free    []free
 	groups  map[string]*tally
 	apps    map[string]*tally
@@ -284,7 +283,7 @@ func (p *pass) placeOne(s *shape, t *Task) (Assignment, bool) {
 	var bestScore score
 	// The candidates before probed were probed and found feasible.
 	for probed := 0; probed < want && probed < len(s.candidates); {
-		j := probed + p.rng.IntN(len(s.candidates)-probed)
+		j := probed + p.rng.below(len(s.candidates)-probed)
 		s.candidates[probed], s.candidates[j] = s.candidates[j], s.candidates[probed]
 		i := s.candidates[probed]
 		ports, veto := p.judge(s, i)

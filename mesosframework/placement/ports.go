@@ -20,7 +20,7 @@ func (p *pass) pickPorts(a *Agent, f *free, n int) []uint16 {
 		return nil
 	}
 	ports := make([]uint16, 0, n)
-	for k, left := p.rng.IntN(f.ports), f.ports; left > 0 && len(ports) < n; left-- {
+	for k, left := p.rng.below(f.ports), f.ports; left > 0 && len(ports) < n; left-- {
 		port := portAt(f.ranges, k)
 		if p.opts.PortBlocked == nil || !p.opts.PortBlocked(a.ID, a.Host, port) {
 			ports = append(ports, port)
