@@ -126,6 +126,9 @@ func DecodeProblem(status int, contentType string, body []byte) *ProblemDetails 
 		if p.Status == 0 {
 			p.Status = status
 		}
+		if len(p.Problems) == 0 {
+			p.Problems = nil
+		}
 		facts := factsOf(p.Kind)
 		if p.Type == "" {
 			p.Type = TypePrefix + string(p.Kind)
