@@ -43,7 +43,7 @@ func Launch(ctx context.Context, argv []string, dir string) (Identity, error) {
 		}
 		select {
 		case err := <-ended:
-			return Identity{}, fmt.Errorf("the supervisor of %s ended at once (%v): see %s", dir, err, logName)
+			return Identity{}, fmt.Errorf("the supervisor of %s ended at once (%w): see %s", dir, err, logName)
 		case <-ctx.Done():
 			return Identity{}, fmt.Errorf("the supervisor of %s did not start: %w: see %s", dir, context.Cause(ctx), logName)
 		case <-tick.C:

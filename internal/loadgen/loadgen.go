@@ -217,6 +217,7 @@ func (c *client) once() error {
 	}
 	path, extra := opts.Path, ""
 	switch c.kind {
+	case KeepAlive:
 	case Slow:
 		path = opts.SlowPath
 	case Close:
