@@ -1,0 +1,329 @@
+package txn
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+)
+
+// Rules are the times that the machine goes by, and the words of the house for people.
+type Rules struct {
+	// Fresh is how old a Verified may be at the decision, counted from when the request that it answers was sent.
+	Fresh time.Duration
+	// HostWait is how long a Host may be away, or behind, before the transaction gives up on it.
+	HostWait time.Duration
+	// Restore is how long Hosts may take to answer Aborted before the transaction is StuckRestoring.
+	Restore time.Duration
+	// RetryMin and RetryMax bound the pause before a call that was not answered, or answered NO{busy}, is sent again.
+	RetryMin, RetryMax time.Duration
+	// StartCommand is the command that starts the lbagent of a Host again.
+	StartCommand func(host string) string
+}
+
+// DefaultRules are those of DESIGN section 4.
+func DefaultRules() Rules {
+	return Rules{
+		Fresh:    2 * time.Second,
+		HostWait: 5 * time.Second,
+		Restore:  60 * time.Second,
+		RetryMin: 20 * time.Millisecond,
+		RetryMax: time.Second,
+		StartCommand: func(host string) string {
+			return "systemctl start cutover-lbagent  # on " + host
+		},
+	}
+}
+
+// Call is a message to a Host that waits for an answer.
+type Call uint8
+
+// The calls.
+const (
+	CallNone Call = iota
+	CallPrepare
+	CallActivate
+	CallVerify
+	CallCommit
+	CallAbort
+)
+
+// String returns the word of the protocol.
+func (c Call) String() string {
+	return [...]string{"none", "prepare", "activate", "verify", "commit", "abort"}[c]
+}
+
+// Vote is the last word of a Host.
+type Vote uint8
+
+// The votes.
+const (
+	VoteNone Vote = iota
+	VoteReady
+	VoteVerified
+	VoteFailed
+	VoteAborted
+)
+
+// String returns the word that users see.
+func (v Vote) String() string {
+	return [...]string{"none", "ready", "verified", "failed", "aborted"}[v]
+}
+
+// Host is how one Host of the pinned views stands.
+type Host struct {
+	Name  string
+	Group string
+	Proxy string
+
+	Vote Vote
+	// SentPrepare and SentActivate: the call was handed out for sending at least once; it counts from then on, whether
+	// it arrived or not.
+	SentPrepare, SentActivate bool
+	// Done: Commit acknowledged, or Aborted answered, or there is nothing to tell.
+	Done bool
+
+	// Connected: the Watch stream stands. CaughtUp: the Host holds the committed state that the bases name and has no
+	// older transaction left to finish; asked only before the first Prepare. Behind says why not.
+	Connected bool
+	CaughtUp  bool
+	Behind    string
+	// AwaySince is set while the Host is needed and not Connected, or not CaughtUp before its Prepare.
+	AwaySince time.Time
+
+	// Call is outstanding; Attempt numbers the sendings. RetryAt holds back the next one after Tries without success.
+	Call    Call
+	Attempt uint32
+	Tries   uint32
+	RetryAt time.Time
+
+	// FreshAt is when the request was sent that the newest Verified answers; zero if that one does not count any longer.
+	// Answers to requests sent before NotBefore do not count.
+	FreshAt   time.Time
+	NotBefore time.Time
+	// PID and ReadAt (the Host's clock) are of the newest Verified.
+	PID    int64
+	ReadAt time.Time
+
+	Reason   string
+	Refusal  *lbagentv1.Refusal
+	Evidence []*lbagentv1.Evidence
+}
+
+// State is one transaction. It is a value: Step returns a new one and leaves its argument alone.
+type State struct {
+	ID, Deploy string
+	Order      uint64
+	Phase      Phase
+	Deadline   time.Time
+	Hosts      []Host // sorted by name
+
+	Cause  Cause
+	Reason string
+	// Marking: the `activating` mark is being written. Marked: it is durable.
+	Marking, Marked bool
+	// RestoreBy is when Restoring becomes StuckRestoring.
+	RestoreBy   time.Time
+	CommittedAt time.Time
+	// Finished: nothing is left to tell anybody; the records of the transaction may go.
+	Finished bool
+	// At is when the state last changed as users see it.
+	At time.Time
+}
+
+// NewState returns a transaction that waits for its locks. Hosts need Name, Group, Proxy, Connected and CaughtUp.
+func NewState(id, deploy string, deadline time.Time, hosts []Host, now time.Time) State {
+	hosts = slices.Clone(hosts)
+	slices.SortFunc(hosts, func(a, b Host) int { return strings.Compare(a.Name, b.Name) })
+	return State{ID: id, Deploy: deploy, Phase: Waiting, Deadline: deadline, Hosts: hosts, At: now}
+}
+
+// Event is what can happen to a transaction.
+type Event interface{ event() }
+
+type (
+	// Granted: the locks are held, and the transaction is durable under this order number.
+	Granted struct{ Order uint64 }
+	// HostLink: the Watch stream of a Host stands, or fell. A new one stands for an agent that may have restarted.
+	HostLink struct {
+		Host      string
+		Connected bool
+	}
+	// HostCaughtUp: see Host.CaughtUp.
+	HostCaughtUp struct {
+		Host   string
+		OK     bool
+		Behind string
+	}
+	// Answer is what a Host answered to a call. Refusal nil means yes.
+	Answer struct {
+		Host     string
+		Call     Call
+		SentAt   time.Time // when the request was sent
+		Refusal  *lbagentv1.Refusal
+		Evidence []*lbagentv1.Evidence
+	}
+	// NoAnswer: the call of this attempt failed in transport, or its time ran out.
+	NoAnswer struct {
+		Host    string
+		Call    Call
+		Attempt uint32
+		Err     string
+	}
+	// Reported: the Host's report shows this transaction open in this phase.
+	Reported struct {
+		Host     string
+		Phase    lbagentv1.TxnPhase
+		Fallback bool
+		Refusal  *lbagentv1.Refusal
+		Evidence []*lbagentv1.Evidence
+	}
+	// ProcessSeen: the Host's report names its proxy process. At is the Host's clock.
+	ProcessSeen struct {
+		Host string
+		PID  int64
+		At   time.Time
+	}
+	// MarkWritten: the `activating` mark is durable.
+	MarkWritten struct{}
+	// DecisionWritten: the Commit record exists.
+	DecisionWritten struct{ At time.Time }
+	// WriteRefused: the store certainly did not write the mark or the record.
+	WriteRefused struct {
+		Cause  Cause
+		Reason string
+	}
+	// AbortAsked: somebody, or a check outside of the machine, wants the transaction aborted.
+	AbortAsked struct {
+		Cause  Cause
+		Reason string
+	}
+	// Tick: time passed.
+	Tick struct{}
+)
+
+func (Granted) event()         {}
+func (HostLink) event()        {}
+func (HostCaughtUp) event()    {}
+func (Answer) event()          {}
+func (NoAnswer) event()        {}
+func (Reported) event()        {}
+func (ProcessSeen) event()     {}
+func (MarkWritten) event()     {}
+func (DecisionWritten) event() {}
+func (WriteRefused) event()    {}
+func (AbortAsked) event()      {}
+func (Tick) event()            {}
+
+// Effect is what the conductor has to do, in order.
+type Effect interface{ effect() }
+
+type (
+	// Send the call to the Host; it replaces the Host's outstanding call.
+	Send struct {
+		Host    string
+		Call    Call
+		Attempt uint32
+	}
+	// WriteMark makes the `activating` mark durable; MarkWritten or WriteRefused follows.
+	WriteMark struct{}
+	// WriteDecision writes the Commit record once; DecisionWritten or WriteRefused follows, or the term ends.
+	WriteDecision struct{}
+	// SaveAbort keeps the cause for the next leader; nothing waits for it (presumed abort).
+	SaveAbort struct{}
+	// Changed: the Status is another one.
+	Changed struct{}
+	// Unlock: the Sections are free for the next transaction.
+	Unlock struct{}
+	// Finish: nobody is left to be told; the records may go.
+	Finish struct{}
+)
+
+func (Send) effect()          {}
+func (WriteMark) effect()     {}
+func (WriteDecision) effect() {}
+func (SaveAbort) effect()     {}
+func (Changed) effect()       {}
+func (Unlock) effect()        {}
+func (Finish) effect()        {}
+
+// Step is the machine. It never blocks, fails or looks at a clock. Events that do not fit the phase change nothing:
+// messages may come late, twice and in any order.
+func (r Rules) Step(s State, ev Event, now time.Time) (State, []Effect) {
+	s.Hosts = slices.Clone(s.Hosts)
+	st := step{rules: r, State: s, now: now}
+	st.apply(ev)
+	st.advance()
+	if st.changed {
+		st.At = now
+		st.effects = append(st.effects, Changed{})
+	}
+	return st.State, st.effects
+}
+
+// NextWake returns when the machine needs a Tick, or zero if only an event can change anything.
+func (r Rules) NextWake(s State) time.Time {
+	var wake time.Time
+	earliest := func(t time.Time) {
+		if !t.IsZero() && (wake.IsZero() || t.Before(wake)) {
+			wake = t
+		}
+	}
+	switch s.Phase {
+	case Waiting, Preparing, Activating:
+		earliest(s.Deadline)
+		for _, h := range s.Hosts {
+			if s.Phase != Waiting && !h.AwaySince.IsZero() {
+				earliest(h.AwaySince.Add(r.HostWait))
+			}
+		}
+	case Restoring:
+		earliest(s.RestoreBy)
+	}
+	if !s.Finished {
+		for _, h := range s.Hosts {
+			if h.Call == CallNone && !h.Done {
+				earliest(h.RetryAt)
+			}
+		}
+	}
+	return wake
+}
+
+// Key is a canonical text of all that decides what the machine does next, with times relative to now: equal keys mean
+// equal futures. For exhaustive searches.
+func (s State) Key(now time.Time) string {
+	var b strings.Builder
+	rel := func(t time.Time) string {
+		if t.IsZero() {
+			return "-"
+		}
+		return t.Sub(now).String()
+	}
+	fmt.Fprintf(&b, "%d %d %q %t%t %s %s %t", s.Order, s.Phase, s.Cause, s.Marking, s.Marked, rel(s.Deadline), rel(s.RestoreBy), s.Finished)
+	for _, h := range s.Hosts {
+		fmt.Fprintf(&b, "|%s %d %t%t%t%t%t %s %d %d %s %s %s %d %s", h.Name, h.Vote, h.SentPrepare, h.SentActivate, h.Done,
+			h.Connected, h.CaughtUp, rel(h.AwaySince), h.Call, h.Tries, rel(h.RetryAt), rel(h.FreshAt), rel(h.NotBefore), h.PID, rel(h.ReadAt))
+	}
+	return b.String()
+}
+
+// Status is the transaction as its asker sees it.
+func (r Rules) Status(s State) Status {
+	out := Status{
+		ID: s.ID, Deploy: s.Deploy, Order: s.Order, Phase: s.Phase, Cause: s.Cause, Reason: s.Reason,
+		CommittedAt: s.CommittedAt, At: s.At,
+	}
+	for _, h := range s.Hosts {
+		out.Hosts = append(out.Hosts, HostVote{
+			Host: h.Name, Group: h.Group, Proxy: h.Proxy, Vote: h.Vote.String(), Reason: h.Reason,
+			Refusal: h.Refusal, Evidence: h.Evidence, SentActivate: h.SentActivate,
+		})
+		if s.Phase == StuckRestoring && h.SentActivate && !h.Done && out.Next == "" {
+			out.Next = r.StartCommand(h.Name)
+		}
+	}
+	return out
+}
