@@ -108,6 +108,9 @@ func (p *ProblemDetails) Refusal() *deploy.Refusal {
 // Error returns the detail.
 func (p *ProblemDetails) Error() string { return p.Detail }
 
+// Unwrap returns the Refusal, so that errors.As finds it.
+func (p *ProblemDetails) Unwrap() error { return p.Refusal() }
+
 // GetStatus returns the HTTP status, as the API framework asks for it.
 func (p *ProblemDetails) GetStatus() int { return p.Status }
 
