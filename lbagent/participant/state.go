@@ -1,0 +1,210 @@
+package participant
+
+import (
+	"slices"
+	"time"
+
+	"github.com/cutover/cutover/lbagent/driver"
+)
+
+// Identity is the Cluster and Group that a Host belongs to.
+type Identity struct {
+	Cluster string
+	Group   string
+}
+
+// State is all that a Host knows. It is a value: Step leaves its argument as it was, so a State may be kept and read
+// from any goroutine.
+type State struct {
+	Self    Identity
+	Durable Durable
+	// Process is the proxy process of the newest reading.
+	Process driver.Process
+	// Broken is set when the journal cannot be written: the Host refuses everything and does nothing.
+	Broken *Refusal
+
+	attempts map[string]*attempt
+	live     map[string]*live
+	waits    []*wait
+	verifies []*verifyWait
+	seq      uint64
+	readAll  time.Time // a reading of all Apps that began at or after this is wanted
+	lastAll  time.Time // when the newest one began
+	readErr  error
+}
+
+// attempt is the volatile part of an open transaction; t is set until STAGED makes it durable.
+type attempt struct {
+	t         *Txn
+	since     time.Time // of the phase, or of the restart
+	asked     time.Time // READY: an Activate waits; RESTORE_FAILED: the last Abort
+	deadline  time.Time // overrides that of t: newer word from the coordinator, or a bound after a restart
+	prepare   []Token
+	activate  []Token
+	abort     []Token
+	amend     []Token
+	staged    map[string]string // app -> published digest, once its Stage passed
+	tried     map[string]int    // request attempts by app
+	passed    map[string]driver.Process
+	stage     map[string]restoreStage // RESTORING, by app
+	drainFrom map[string]time.Time    // since when the target drains, by app
+	reqErr    map[string]error        // of the last request attempt, by app
+	noGreen   time.Time               // since when no target upstream is green
+	readFail  time.Time
+}
+
+// live is the volatile part of a Section.
+type live struct {
+	work     *Work
+	workProc driver.Process // the process that ran when the work began
+	ignore   bool           // what runs was cancelled
+	conv     converged
+	pub      publishedState
+	reading  *reading
+	tries    int // Works for the same want without a reading that equals it
+	retryAt  time.Time
+	lastErr  error
+	cut      map[string]bool
+	wantTxn  *Txn
+	wantSec  *SectionState
+	wantAt   restoreStage
+	want     *driver.Section
+	wantSum  string
+	pubSum   string
+	reported string
+}
+
+type converged struct {
+	known  bool
+	digest string
+	at     time.Time
+}
+
+type publishedState struct {
+	known  bool
+	want   string // digest of the Section that was published
+	digest string // as the driver computed it from the files
+}
+
+// reading is the part of a Reading that is about one App.
+type reading struct {
+	started time.Time
+	at      time.Time
+	process driver.Process
+	section driver.SectionReading
+}
+
+func (r *reading) row(name string) *driver.Row {
+	for i := range r.section.Rows {
+		if r.section.Rows[i].Name == name {
+			return &r.section.Rows[i]
+		}
+	}
+	return nil
+}
+
+// wait is a caller that is answered when every App of it was read at or after since, as the journal wants it.
+type wait struct {
+	to       Token
+	apps     []string
+	since    time.Time
+	deadline time.Time
+	answer   Answer
+	settled  bool // the reading must equal the want
+}
+
+// verifyWait is a Verify, or an Activate that was repeated after the vote (single), that waits for its reading.
+type verifyWait struct {
+	to       Token
+	ids      []string
+	since    time.Time
+	deadline time.Time
+	single   bool
+}
+
+// never is the digest of nothing: what was published or converged last is unknown.
+const never = "?"
+
+// Recover returns the State of a Host that starts with what its journal holds. Deadlines are kept, but never extended
+// beyond the transaction's whole budget from now, whatever the clock did meanwhile.
+func Recover(self Identity, d Durable, now time.Time) State {
+	s := State{Self: self, Durable: d, attempts: map[string]*attempt{}, live: map[string]*live{}, readAll: now}
+	for id, t := range d.Txns {
+		a := newAttempt(nil, now)
+		if limit := now.Add(t.Budget); t.Deadline.After(limit) {
+			a.deadline = limit
+		}
+		s.attempts[id] = a
+	}
+	return s
+}
+
+func newAttempt(t *Txn, now time.Time) *attempt {
+	return &attempt{
+		t: t, since: now, staged: map[string]string{}, tried: map[string]int{},
+		passed: map[string]driver.Process{}, stage: map[string]restoreStage{}, drainFrom: map[string]time.Time{},
+		reqErr: map[string]error{},
+	}
+}
+
+// txn returns the open transaction with that id, staged or not.
+func (s *State) txn(id string) *Txn {
+	if t := s.Durable.Txns[id]; t != nil {
+		return t
+	}
+	if a := s.attempts[id]; a != nil {
+		return a.t
+	}
+	return nil
+}
+
+// deadline is when the Host restores by itself unless it has voted.
+func (s *State) deadline(t *Txn) time.Time {
+	if a := s.attempts[t.ID]; a != nil && !a.deadline.IsZero() {
+		return a.deadline
+	}
+	return t.Deadline
+}
+
+// openOn returns the transaction open on the App, or nil.
+func (s *State) openOn(app string) *Txn {
+	for id := range s.attempts {
+		if t := s.txn(id); t != nil && t.change(app) != nil {
+			return t
+		}
+	}
+	return nil
+}
+
+// openIDs returns the ids of the open transactions by order number.
+func (s *State) openIDs() []string {
+	ids := make([]string, 0, len(s.attempts))
+	for id := range s.attempts {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b string) int {
+		x, y := s.txn(a), s.txn(b)
+		if x.Order != y.Order {
+			if x.Order < y.Order {
+				return -1
+			}
+			return 1
+		}
+		if a < b {
+			return -1
+		}
+		return 1
+	})
+	return ids
+}
+
+// section returns the App's durable state; one that the journal does not know is absent and empty.
+func (s *State) section(app string) *SectionState {
+	if sec := s.Durable.Sections[app]; sec != nil {
+		return sec
+	}
+	return &SectionState{App: app, Committed: Section{App: app}}
+}
+
+// passed is the highest order number that no message for the App may use again.
+func (s *State) passed(app string) uint64 { return max(s.section(app).Passed, s.Durable.Floor) }
