@@ -1,0 +1,166 @@
+package procfs
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Stat is the part of /proc/PID/stat that names a process for good: a pid alone may be used again.
+type Stat struct {
+	PID        int
+	Parent     int
+	State      byte   // R, S, D, Z, T, ...
+	StartTicks uint64 // clock ticks since boot
+}
+
+// ticksPerSecond is USER_HZ, which Linux fixes at 100 for user space on every architecture that Go supports.
+const ticksPerSecond = 100
+
+// ParseStat reads the text of /proc/PID/stat.
+func ParseStat(text string) (Stat, error) {
+	// The command is in parentheses and may hold spaces and parentheses itself; the last one ends it.
+	open, end := strings.IndexByte(text, '('), strings.LastIndexByte(text, ')')
+	if open < 1 || end < open {
+		return Stat{}, fmt.Errorf("process stat %.80q: no command", text)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(text[:open]))
+	if err != nil {
+		return Stat{}, fmt.Errorf("process stat: pid: %w", err)
+	}
+	f := strings.Fields(text[end+1:])
+	if len(f) < 20 || len(f[0]) != 1 {
+		return Stat{}, fmt.Errorf("process stat of %d: %d fields after the command", pid, len(f))
+	}
+	parent, err := strconv.Atoi(f[1])
+	if err != nil {
+		return Stat{}, fmt.Errorf("process stat of %d: parent: %w", pid, err)
+	}
+	ticks, err := strconv.ParseUint(f[19], 10, 64)
+	if err != nil {
+		return Stat{}, fmt.Errorf("process stat of %d: start time: %w", pid, err)
+	}
+	return Stat{PID: pid, Parent: parent, State: f[0][0], StartTicks: ticks}, nil
+}
+
+// ReadStat reads the Stat of a process. A zombie is an error: it is gone, only not yet collected.
+func ReadStat(pid int) (Stat, error) {
+	text, err := os.ReadFile(path(pid, "stat"))
+	if err != nil {
+		return Stat{}, err
+	}
+	s, err := ParseStat(string(text))
+	if err == nil && (s.State == 'Z' || s.State == 'X') {
+		return Stat{}, fmt.Errorf("process %d has ended", pid)
+	}
+	return s, err
+}
+
+var bootTime = sync.OnceValues(func() (time.Time, error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return time.Time{}, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "btime "); ok {
+			seconds, err := strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
+			return time.Unix(seconds, 0), err
+		}
+	}
+	return time.Time{}, fmt.Errorf("/proc/stat has no btime")
+})
+
+// Started converts the start of a process to wall-clock time (precision: 10 ms plus the second of btime). Compare
+// StartTicks, not this, to tell processes apart.
+func (s Stat) Started() time.Time {
+	boot, err := bootTime()
+	if err != nil {
+		return time.Time{}
+	}
+	return boot.Add(time.Duration(s.StartTicks) * time.Second / ticksPerSecond)
+}
+
+// Title is the command line of a process, which nginx sets to say what it is ("nginx: worker process").
+func Title(pid int) (string, error) {
+	text, err := os.ReadFile(path(pid, "cmdline"))
+	if err != nil {
+		return "", err
+	}
+	return string(bytes.TrimRight(bytes.ReplaceAll(text, []byte{0}, []byte{' '}), " ")), nil
+}
+
+// Executable is the base name of the file that a process runs, also when a package upgrade has replaced the file.
+func Executable(pid int) (string, error) {
+	target, err := os.Readlink(path(pid, "exe"))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Base(strings.TrimSuffix(target, " (deleted)")), nil
+}
+
+// Children lists the direct children of a process, sorted.
+func Children(pid int) ([]int, error) {
+	text, err := os.ReadFile(path(pid, "task", strconv.Itoa(pid), "children"))
+	if err == nil {
+		return parsePIDs(string(text))
+	}
+	if _, statErr := os.Stat(path(pid)); statErr != nil {
+		return nil, statErr
+	}
+	// A kernel without CONFIG_PROC_CHILDREN: look at every process.
+	all, err := Processes()
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	for _, p := range all {
+		if s, err := ReadStat(p); err == nil && s.Parent == pid {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// Processes lists all pids, sorted.
+func Processes() ([]int, error) {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			out = append(out, pid)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+func parsePIDs(text string) ([]int, error) {
+	var out []int
+	for _, f := range strings.Fields(text) {
+		pid, err := strconv.Atoi(f)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, pid)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+func path(pid int, rest ...string) string {
+	return filepath.Join(append([]string{"/proc", strconv.Itoa(pid)}, rest...)...)
+}

@@ -1,0 +1,120 @@
+package procfs
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestParseStat(t *testing.T) {
+	got, err := ParseStat("77 (a) b (c) S 5 77 77 0 -1 4194560 1 0 0 0 3 4 0 0 20 0 1 0 987654 1000 10 184467\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (Stat{PID: 77, Parent: 5, State: 'S', StartTicks: 987654}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	for _, bad := range []string{"", "1", "1 (x", "1 (x) S", "x (x) S 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1"} {
+		if _, err := ParseStat(bad); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+func TestOwnProcess(t *testing.T) {
+	s, err := ReadStat(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Parent != os.Getppid() {
+		t.Errorf("parent %d, want %d", s.Parent, os.Getppid())
+	}
+	if age := time.Since(s.Started()); age < -2*time.Second || age > time.Hour {
+		t.Errorf("started %s ago", age)
+	}
+	cmd := exec.Command("sleep", "600")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	children, err := Children(os.Getpid())
+	if err != nil || !slices.Contains(children, cmd.Process.Pid) {
+		t.Errorf("children %v (%v) lack %d", children, err, cmd.Process.Pid)
+	}
+}
+
+func TestListenerOwner(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	rows, err := Listeners(netip.MustParseAddrPort(l.Addr().String()))
+	if err != nil || len(rows) != 1 {
+		t.Fatalf("listeners %v, %v", rows, err)
+	}
+	holders, err := Holders(rows[0].Inode)
+	if err != nil || !slices.Equal(holders, []int{os.Getpid()}) {
+		t.Errorf("holders %v (%v), want %d", holders, err, os.Getpid())
+	}
+}
+
+func TestUnixListeners(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	inodes, err := UnixListeners(path)
+	if err != nil || len(inodes) != 1 {
+		t.Fatalf("inodes %v, %v", inodes, err)
+	}
+	own, err := Sockets(os.Getpid())
+	if _, ok := own[inodes[0]]; !ok || err != nil {
+		t.Errorf("own sockets %v (%v) lack %d", own, err, inodes[0])
+	}
+}
+
+func TestShutdownConns(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	n, err := ShutdownConns(os.Getpid(), netip.MustParseAddrPort(l.Addr().String()))
+	if err != nil || n != 1 {
+		t.Fatalf("shut down %d connections, %v", n, err)
+	}
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := conn.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+		t.Errorf("the connection lives on: %v", err)
+	}
+}
+
+func FuzzParseTCP(f *testing.F) {
+	f.Add("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n" +
+		"   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1 0 100 0 0 10 0\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		rows, err := ParseTCP(text, func(Conn) bool { return true })
+		if err == nil {
+			for _, r := range rows {
+				if !r.Local.IsValid() {
+					t.Fatalf("invalid row %+v", r)
+				}
+			}
+		}
+		ParseUnixListeners(text)
+		ParseStat(text)
+	})
+}

@@ -1,0 +1,241 @@
+package procfs
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Conn is one row of /proc/net/tcp or tcp6.
+type Conn struct {
+	Local, Remote netip.AddrPort
+	Listening     bool
+	Inode         uint64
+}
+
+const stateListen = "0A"
+
+// ParseTCP reads the text of /proc/net/tcp or tcp6 and keeps the rows that keep says. Rows that it does not understand
+// are an error: a row that is skipped could be the one that matters.
+func ParseTCP(text string, keep func(Conn) bool) ([]Conn, error) {
+	var out []Conn
+	first := true
+	for line := range strings.Lines(text) {
+		if first { // the heading
+			first = false
+			continue
+		}
+		f := strings.Fields(line)
+		if len(f) < 10 {
+			return nil, fmt.Errorf("socket table: row %.80q has %d fields", line, len(f))
+		}
+		local, err := parseHexAddr(f[1])
+		if err != nil {
+			return nil, err
+		}
+		remote, err := parseHexAddr(f[2])
+		if err != nil {
+			return nil, err
+		}
+		inode, err := strconv.ParseUint(f[9], 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("socket table: inode: %w", err)
+		}
+		if c := (Conn{Local: local, Remote: remote, Listening: f[3] == stateListen, Inode: inode}); keep(c) {
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
+// parseHexAddr reads "0100007F:1F90": the address as 32-bit words in the byte order of the machine, the port as a number.
+func parseHexAddr(s string) (netip.AddrPort, error) {
+	host, port, ok := strings.Cut(s, ":")
+	raw, err := hex.DecodeString(host)
+	if !ok || err != nil || (len(raw) != 4 && len(raw) != 16) {
+		return netip.AddrPort{}, fmt.Errorf("socket table: address %.60q", s)
+	}
+	p, err := strconv.ParseUint(port, 16, 16)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("socket table: port %.60q", s)
+	}
+	for i := 0; i < len(raw); i += 4 {
+		binary.BigEndian.PutUint32(raw[i:], binary.NativeEndian.Uint32(raw[i:]))
+	}
+	addr, _ := netip.AddrFromSlice(raw)
+	return netip.AddrPortFrom(addr.Unmap(), uint16(p)), nil
+}
+
+// TCP lists the TCP sockets of the network namespace of this process that keep says.
+func TCP(keep func(Conn) bool) ([]Conn, error) {
+	var out []Conn
+	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		text, err := os.ReadFile(name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // a kernel without IPv6
+		}
+		if err != nil {
+			return nil, err
+		}
+		rows, err := ParseTCP(string(text), keep)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		out = append(out, rows...)
+	}
+	return out, nil
+}
+
+// Listeners lists the listening sockets that receive connections to addr: bound to it or to its wildcard.
+func Listeners(addr netip.AddrPort) ([]Conn, error) {
+	return TCP(func(c Conn) bool {
+		return c.Listening && c.Local.Port() == addr.Port() && (c.Local.Addr() == addr.Addr() || c.Local.Addr().IsUnspecified())
+	})
+}
+
+// ParseUnixListeners reads the text of /proc/net/unix: path -> inodes of the sockets that listen there.
+func ParseUnixListeners(text string) map[string][]uint64 {
+	const flagAcceptCon = 0x10000
+	out := make(map[string][]uint64)
+	for line := range strings.Lines(text) {
+		// Num RefCount Protocol Flags Type St Inode Path
+		f := strings.Fields(line)
+		if len(f) < 8 {
+			continue
+		}
+		flags, err := strconv.ParseUint(f[3], 16, 64)
+		if err != nil || flags&flagAcceptCon == 0 {
+			continue
+		}
+		inode, err := strconv.ParseUint(f[6], 10, 64)
+		if err != nil {
+			continue
+		}
+		name := strings.Join(f[7:], " ")
+		out[name] = append(out[name], inode)
+	}
+	return out
+}
+
+// UnixListeners returns the inodes of the unix sockets that listen under a path. A path that was unlinked and bound
+// again has more than one.
+func UnixListeners(path string) ([]uint64, error) {
+	text, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return nil, err
+	}
+	return ParseUnixListeners(string(text))[path], nil
+}
+
+// Sockets lists the sockets that a process has open: inode -> descriptor.
+func Sockets(pid int) (map[uint64]int, error) {
+	dir, err := os.Open(path(pid, "fd"))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[uint64]int)
+	for _, name := range names {
+		target, err := os.Readlink(path(pid, "fd", name))
+		if err != nil {
+			continue // closed meanwhile
+		}
+		text, ok := strings.CutPrefix(target, "socket:[")
+		if !ok {
+			continue
+		}
+		inode, err := strconv.ParseUint(strings.TrimSuffix(text, "]"), 10, 64)
+		if err != nil {
+			continue
+		}
+		if fd, err := strconv.Atoi(name); err == nil {
+			out[inode] = fd
+		}
+	}
+	return out, nil
+}
+
+// Holders lists the processes that have the socket open. It looks at every process, so it is for error messages and
+// for start-up only.
+func Holders(inode uint64) ([]int, error) {
+	all, err := Processes()
+	if err != nil {
+		return nil, err
+	}
+	var out []int
+	for _, pid := range all {
+		if sockets, err := Sockets(pid); err == nil {
+			if _, ok := sockets[inode]; ok {
+				out = append(out, pid)
+			}
+		}
+	}
+	return out, nil
+}
+
+// ShutdownConns shuts down, from outside, the TCP connections that a process has to remote, and returns how many. The
+// process sees the end of the connection as if the peer had closed it. It duplicates the descriptor (pidfd_getfd, Linux
+// 5.6), which needs the right to trace the process: root, or CAP_SYS_PTRACE.
+func ShutdownConns(pid int, remote netip.AddrPort) (int, error) {
+	sockets, err := Sockets(pid)
+	if err != nil {
+		return 0, err
+	}
+	rows, err := TCP(func(c Conn) bool { return !c.Listening && c.Remote == remote })
+	if err != nil || len(rows) == 0 {
+		return 0, err
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return 0, fmt.Errorf("pidfd of process %d: %w", pid, err)
+	}
+	defer unix.Close(pidfd)
+	n := 0
+	for _, row := range rows {
+		fd, ok := sockets[row.Inode]
+		if !ok {
+			continue
+		}
+		dup, err := unix.PidfdGetfd(pidfd, fd, 0)
+		if errors.Is(err, unix.EBADF) {
+			continue // closed meanwhile
+		}
+		if err != nil {
+			return n, fmt.Errorf("descriptor %d of process %d: %w (closing its sessions needs CAP_SYS_PTRACE)", fd, pid, err)
+		}
+		// The number may belong to another connection by now: compare the peer of what we really hold.
+		if peerIs(dup, remote) {
+			if err := unix.Shutdown(dup, unix.SHUT_RDWR); err == nil {
+				n++
+			}
+		}
+		unix.Close(dup)
+	}
+	return n, nil
+}
+
+func peerIs(fd int, want netip.AddrPort) bool {
+	peer, err := unix.Getpeername(fd)
+	if err != nil {
+		return false
+	}
+	switch a := peer.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)) == want
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)) == want
+	default:
+		return false
+	}
+}
