@@ -1,0 +1,324 @@
+package haproxy
+
+import (
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Parsers of what HAProxy's command lines answer. They are pure, find columns by the header that HAProxy sends (columns
+// are added between versions), and say no to what they do not understand rather than guess.
+
+// version is HAProxy's own, as "show info" and "show proc" give it.
+type version struct{ major, minor, patch int }
+
+func (v version) atLeast(major, minor int) bool {
+	return v.major > major || v.major == major && v.minor >= minor
+}
+
+func parseVersion(text string) (version, error) {
+	number, _, _ := strings.Cut(strings.TrimSpace(text), "-")
+	parts := strings.Split(number, ".")
+	var v version
+	for i, p := range []*int{&v.major, &v.minor, &v.patch} {
+		if i >= len(parts) {
+			if i < 2 {
+				return v, fmt.Errorf("version %.40q: want major.minor", text)
+			}
+			break
+		}
+		digits := parts[i]
+		for j, r := range digits {
+			if r < '0' || r > '9' {
+				digits = digits[:j]
+				break
+			}
+		}
+		n, err := strconv.Atoi(digits)
+		if err != nil {
+			return v, fmt.Errorf("version %.40q: want major.minor", text)
+		}
+		*p = n
+	}
+	return v, nil
+}
+
+// info is the part of "show info" that is used.
+type info struct {
+	pid      int
+	stopping bool
+	version  string
+	name     string
+}
+
+func parseInfo(text string) (info, error) {
+	var out info
+	for line := range strings.Lines(text) {
+		key, value, ok := strings.Cut(strings.TrimRight(line, "\r\n"), ":")
+		if !ok {
+			continue
+		}
+		value = strings.TrimSpace(value)
+		switch key {
+		case "Name":
+			out.name = value
+		case "Version":
+			out.version = value
+		case "Pid":
+			n, err := strconv.Atoi(value)
+			if err != nil {
+				return info{}, fmt.Errorf("show info: Pid %.20q", value)
+			}
+			out.pid = n
+		case "Stopping":
+			out.stopping = value != "0"
+		}
+	}
+	if out.pid <= 0 || out.version == "" {
+		return info{}, fmt.Errorf("show info: no Pid and Version in %.200q", text)
+	}
+	return out, nil
+}
+
+// processes is what the master knows of itself and its workers.
+type processes struct {
+	master  int
+	version string
+	failed  int // reloads that failed since the last one that worked
+	current []int
+	leaving []int
+}
+
+func parseProcesses(text string) (processes, error) {
+	var out processes
+	section := ""
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		if strings.HasPrefix(line, "#") {
+			section = strings.TrimSpace(strings.TrimPrefix(line, "#"))
+			continue
+		}
+		fields := strings.Fields(line)
+		if len(fields) < 3 {
+			return processes{}, fmt.Errorf("show proc: %.100q", line)
+		}
+		pid, err := strconv.Atoi(fields[0])
+		if err != nil || pid <= 0 {
+			return processes{}, fmt.Errorf("show proc: pid in %.100q", line)
+		}
+		switch fields[1] {
+		case "master":
+			out.master = pid
+			out.version = fields[len(fields)-1]
+			if _, rest, ok := strings.Cut(line, "[failed:"); ok {
+				number, _, _ := strings.Cut(rest, "]")
+				if out.failed, err = strconv.Atoi(strings.TrimSpace(number)); err != nil {
+					return processes{}, fmt.Errorf("show proc: failed reloads in %.100q", line)
+				}
+			}
+		case "worker":
+			if section == "old workers" {
+				out.leaving = append(out.leaving, pid)
+			} else {
+				out.current = append(out.current, pid)
+			}
+		}
+	}
+	if out.master == 0 {
+		return processes{}, fmt.Errorf("show proc: no master in %.200q", text)
+	}
+	return out, nil
+}
+
+// statRow is one server in "show stat".
+type statRow struct {
+	backend, server string
+	status          string
+	checkStatus     string // without the "* " of a check in flight
+	checking        bool   // a check is in flight
+	rise, fall      int
+	health          int
+	sessions        int // current and queued
+}
+
+func parseStat(text string) ([]statRow, error) {
+	r := csv.NewReader(strings.NewReader(text))
+	r.FieldsPerRecord = -1
+	r.LazyQuotes = true
+	header, err := r.Read()
+	if err != nil {
+		return nil, fmt.Errorf("show stat: header: %w", err)
+	}
+	column := make(map[string]int, len(header))
+	for i, name := range header {
+		column[strings.TrimPrefix(name, "# ")] = i
+	}
+	for _, name := range []string{"pxname", "svname", "type", "status", "qcur", "scur", "check_status", "check_rise", "check_fall", "check_health"} {
+		if _, ok := column[name]; !ok {
+			return nil, fmt.Errorf("show stat: no column %s in %.200q", name, strings.Join(header, ","))
+		}
+	}
+	var rows []statRow
+	for {
+		record, err := r.Read()
+		if errors.Is(err, io.EOF) {
+			return rows, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("show stat: %w", err)
+		}
+		if len(record) == 1 && record[0] == "" {
+			continue
+		}
+		if len(record) < len(header)-1 { // the header ends in a comma
+			return nil, fmt.Errorf("show stat: a row of %d columns under %d", len(record), len(header))
+		}
+		field := func(name string) string { return record[column[name]] }
+		if field("type") != "2" { // servers
+			continue
+		}
+		row := statRow{backend: field("pxname"), server: field("svname"), status: field("status")}
+		row.checkStatus, row.checking = strings.CutPrefix(field("check_status"), "* ")
+		var sessions, queued int
+		for name, into := range map[string]*int{
+			"scur": &sessions, "qcur": &queued, "check_rise": &row.rise, "check_fall": &row.fall, "check_health": &row.health,
+		} {
+			if v := field(name); v != "" {
+				if *into, err = strconv.Atoi(v); err != nil || *into < 0 {
+					return nil, fmt.Errorf("show stat: %s of %s/%s is %.20q", name, row.backend, row.server, v)
+				}
+			}
+		}
+		row.sessions = sessions + queued
+		rows = append(rows, row)
+	}
+}
+
+// stateRow is one server in "show servers state".
+type stateRow struct {
+	backend, server string
+	address         netip.AddrPort
+	running         bool // not stopped by its checks
+	admin           int  // bits of srv_admin_state
+	weight          int  // as the operator set it
+	checkState      int  // bits of srv_check_state
+	line            string
+}
+
+// Bits of srv_admin_state and srv_check_state.
+const (
+	adminMaint = 0x01 | 0x02 | 0x04 | 0x20 | 0x40 // forced, inherited, by configuration, by resolution, by host name
+	adminDrain = 0x08 | 0x10
+
+	checkInProgress = 0x01
+	checkConfigured = 0x02
+	checkEnabled    = 0x04
+)
+
+func (r stateRow) maint() bool { return r.admin&adminMaint != 0 }
+func (r stateRow) drain() bool { return r.admin&adminDrain != 0 }
+
+// parseServersState reads "show servers state". The first line is the format version, the second the header.
+func parseServersState(text string) (header string, rows []stateRow, err error) {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	if len(lines) < 2 || strings.TrimSpace(lines[0]) != "1" || !strings.HasPrefix(lines[1], "# ") {
+		return "", nil, fmt.Errorf("show servers state: want format 1 and a header, got %.200q", text)
+	}
+	header = lines[0] + "\n" + lines[1] + "\n"
+	column := map[string]int{}
+	names := strings.Fields(strings.TrimPrefix(lines[1], "# "))
+	for i, name := range names {
+		column[name] = i
+	}
+	for _, name := range []string{"be_name", "srv_name", "srv_addr", "srv_port", "srv_op_state", "srv_admin_state", "srv_uweight", "srv_check_state"} {
+		if _, ok := column[name]; !ok {
+			return "", nil, fmt.Errorf("show servers state: no column %s", name)
+		}
+	}
+	for _, line := range lines[2:] {
+		if strings.TrimSpace(line) == "" {
+			continue
+		}
+		fields := strings.Fields(line)
+		if len(fields) < len(names) {
+			return "", nil, fmt.Errorf("show servers state: %d columns under %d: %.200q", len(fields), len(names), line)
+		}
+		row := stateRow{backend: fields[column["be_name"]], server: fields[column["srv_name"]], line: line}
+		var port, op int
+		for name, into := range map[string]*int{
+			"srv_port": &port, "srv_op_state": &op, "srv_admin_state": &row.admin,
+			"srv_uweight": &row.weight, "srv_check_state": &row.checkState,
+		} {
+			v := fields[column[name]]
+			if *into, err = strconv.Atoi(v); err != nil || *into < 0 {
+				return "", nil, fmt.Errorf("show servers state: %s of %s/%s is %.20q", name, row.backend, row.server, v)
+			}
+		}
+		row.running = op != 0
+		if addr, err := netip.ParseAddr(fields[column["srv_addr"]]); err == nil && port < 1<<16 {
+			row.address = netip.AddrPortFrom(addr, uint16(port))
+		}
+		rows = append(rows, row)
+	}
+	return header, rows, nil
+}
+
+// mapEntry is one line of "show map".
+type mapEntry struct{ key, value string }
+
+func parseMap(text string) ([]mapEntry, error) {
+	var out []mapEntry
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\n")
+		if line == "" {
+			continue
+		}
+		id, rest, ok := strings.Cut(line, " ")
+		key, value, ok2 := strings.Cut(rest, " ")
+		if !ok || !ok2 || !strings.HasPrefix(id, "0x") || key == "" {
+			return nil, fmt.Errorf("show map: %.200q", line)
+		}
+		out = append(out, mapEntry{key, value})
+	}
+	return out, nil
+}
+
+// parseVar reads `get var proc.x`: "proc.x: type=str value=<...>". An unset variable is "".
+func parseVar(text string) string {
+	_, rest, ok := strings.Cut(text, "value=<")
+	if !ok {
+		return ""
+	}
+	value, _, ok := strings.Cut(rest, ">")
+	if !ok {
+		return ""
+	}
+	return value
+}
+
+// parseStartTicks reads the start time of a process, in clock ticks after boot, and its state from /proc/PID/stat.
+func parseStartTicks(stat string) (ticks int64, state byte, err error) {
+	// The name in parentheses may hold anything: fields count from the last parenthesis.
+	i := strings.LastIndexByte(stat, ')')
+	if i < 0 {
+		return 0, 0, fmt.Errorf("/proc/PID/stat: %.100q", stat)
+	}
+	fields := strings.Fields(stat[i+1:])
+	const startTime = 22 - 3 // fields[0] is field 3, the state
+	if len(fields) <= startTime || fields[0] == "" {
+		return 0, 0, fmt.Errorf("/proc/PID/stat: %d fields", len(fields))
+	}
+	ticks, err = strconv.ParseInt(fields[startTime], 10, 64)
+	return ticks, fields[0][0], err
+}
+
+// clockTick is USER_HZ, which is 100 on every Linux that Go runs on.
+const clockTick = 10 * time.Millisecond

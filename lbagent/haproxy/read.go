@@ -1,0 +1,117 @@
+package haproxy
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/cutover/cutover/lbagent/driver"
+)
+
+// manySlots is the number of backends above which one dump of all is cheaper than asking for each.
+const manySlots = 40
+
+// Read reports what the running worker holds for the Apps, with the sessions of workers that are leaving added. It reads
+// the worker alone: what is published plays no part, except to know which upstreams are meant to be without checks.
+func (d *Driver) Read(ctx context.Context, apps ...string) (driver.Reading, error) {
+	holders := map[slot]string{}
+	for s, app := range d.tree.allHolders() {
+		if len(apps) == 0 || slices.Contains(apps, app) {
+			holders[s] = app
+		}
+	}
+	slots := slices.SortedFunc(maps.Keys(holders), slot.compare)
+	if slots == nil {
+		slots = []slot{}
+	}
+	if len(slots) > manySlots {
+		slots = nil
+	}
+	obs, err := d.observe(ctx, slots)
+	if err != nil {
+		return driver.Reading{}, fmt.Errorf("haproxy read: %w", err)
+	}
+	process, err := d.process(obs.procs)
+	if err != nil {
+		return driver.Reading{}, fmt.Errorf("haproxy read: %w", err)
+	}
+	leaving := d.leavingSessions(ctx, obs.procs.leaving, holders)
+
+	rows := map[string][]driver.Row{}
+	held := map[string]map[string]slot{}
+	for s, app := range holders {
+		if held[app] == nil {
+			held[app] = map[string]slot{}
+		}
+		held[app][s.class] = s
+	}
+	for app, slots := range held {
+		health := d.healthOf(app)
+		for _, s := range slots {
+			for _, server := range obs.servers[s] {
+				if server.mode() == 0 {
+					continue
+				}
+				name, _ := server.upstream()
+				h, known := health[name]
+				row := server.row(known && h.Kind == driver.HealthNone)
+				row.Sessions += leaving[s.backend()+"/"+name]
+				rows[app] = append(rows[app], row)
+			}
+		}
+	}
+	reading := driver.Reading{Process: process, At: obs.at, Sections: map[string]driver.SectionReading{}}
+	for app, slots := range held {
+		routes := routesOf(slots, obs.routes)
+		if len(routes) == 0 && len(rows[app]) == 0 {
+			continue
+		}
+		reading.Sections[app] = driver.NewSectionReading(app, routes, rows[app])
+	}
+	return reading, nil
+}
+
+// leavingSessions asks the workers that are leaving, by "backend/upstream". One that is gone by the time it is asked has
+// no sessions.
+func (d *Driver) leavingSessions(ctx context.Context, pids []int, holders map[slot]string) map[string]int {
+	out := map[string]int{}
+	for _, pid := range pids {
+		answers, err := d.master.ask(ctx, fmt.Sprintf("@!%d show stat -1 4 -1", pid))
+		if err != nil {
+			continue
+		}
+		rows, err := parseStat(answers[0])
+		if err != nil {
+			continue
+		}
+		for _, row := range rows {
+			s, ok := parseSlot(row.backend)
+			if _, asked := holders[s]; !ok || !asked {
+				continue
+			}
+			name, _, _ := strings.Cut(row.server, ":")
+			out[row.backend+"/"+name] += row.sessions
+		}
+	}
+	return out
+}
+
+// Tombstones counts the removed servers that the running worker still remembers. They cost memory only; a Reload
+// collects them.
+func (d *Driver) Tombstones(ctx context.Context) (int, error) {
+	obs, err := d.observe(ctx, nil)
+	if err != nil {
+		return 0, fmt.Errorf("haproxy read: %w", err)
+	}
+	n := 0
+	for _, servers := range obs.servers {
+		for _, s := range servers {
+			if s.mode() == 0 {
+				n++
+			}
+		}
+	}
+	return n, nil
+}

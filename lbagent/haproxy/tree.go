@@ -1,0 +1,313 @@
+package haproxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/cutover/cutover/lbagent/driver"
+)
+
+const frameFile = "00-frame.cfg"
+
+// errNoSpare says that a class has no free backend: the pool must grow, and HAProxy must load it.
+type errNoSpare struct{ class string }
+
+func (e errNoSpare) Error() string { return "no spare backend of class " + e.class }
+
+// tree is the published tree and who holds which slot. The files are the truth; the fields are what they say. Its
+// methods may be called concurrently.
+type tree struct {
+	o    Options
+	log  *slog.Logger
+	mark string // of the Frame on disk
+
+	mu        sync.Mutex
+	holders   map[slot]string            // every slot of the pool; "" is spare
+	apps      map[string]map[string]slot // App -> class -> slot
+	published map[slot]published         // what the slots' files say; spare ones have no entry
+	routes    map[string]string          // routes.map
+	health    map[string]string          // health.map: only the exceptions of what is published
+}
+
+func slotFile(s slot) string { return "10-" + s.backend() + ".cfg" }
+
+// openTree makes the tree if there is none, and otherwise reads it, finishes what a crash left half done, and renders
+// what an older version of this package rendered differently. It needs no running proxy.
+func openTree(o Options) (*tree, error) {
+	t := &tree{
+		o: o, log: o.Logger,
+		holders: map[slot]string{}, apps: map[string]map[string]slot{}, published: map[slot]published{},
+		routes: map[string]string{}, health: map[string]string{},
+	}
+	for _, dir := range []string{o.Dir, o.currentDir(), o.slotsDir(), o.stagingDir()} {
+		if err := makeDir(dir); err != nil {
+			return nil, fmt.Errorf("haproxy tree: %w", err)
+		}
+	}
+	for _, err := range []error{
+		removeTemporaries(o.currentDir()), removeTemporaries(o.slotsDir()),
+		removeContents(o.stagingDir()),
+		replaceFile(o.stateFile(), []byte(noState)),
+	} {
+		if err != nil {
+			return nil, fmt.Errorf("haproxy tree: clean up: %w", err)
+		}
+	}
+	if err := t.load(); err != nil {
+		return nil, fmt.Errorf("haproxy tree: %w", err)
+	}
+	if err := t.complete(); err != nil {
+		return nil, fmt.Errorf("haproxy tree: %w", err)
+	}
+	return t, nil
+}
+
+// load reads the slots' files, the maps and the assignments.
+func (t *tree) load() error {
+	files, err := filepath.Glob(filepath.Join(t.o.currentDir(), "10-*.cfg"))
+	if err != nil {
+		return err
+	}
+	for _, path := range files {
+		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "10-"), ".cfg")
+		s, ok := parseSlot(name)
+		if !ok {
+			return fmt.Errorf("%s is not ours: remove it, everything in %s is written by lbagent", path, t.o.currentDir())
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		p, err := parseSlotFile(text)
+		if err != nil {
+			return fmt.Errorf("%s: %w: restore it from a backup, or remove it and let lbagent be synced", path, err)
+		}
+		t.holders[s] = ""
+		if p.App != "" {
+			t.published[s] = p
+			t.assign(p.App, s)
+		}
+		if want := renderSlot(t.o, s, p); !bytes.Equal(text, want) {
+			t.log.Warn("a published file was not as lbagent writes it; it is rendered again from its own comments", "file", path)
+			if err := replaceFile(path, want); err != nil {
+				return err
+			}
+		}
+	}
+	held, err := os.ReadDir(t.o.slotsDir())
+	if err != nil {
+		return err
+	}
+	for _, e := range held {
+		path := filepath.Join(t.o.slotsDir(), e.Name())
+		app, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		s, ok := parseSlot(e.Name())
+		holder, exists := t.holders[s]
+		if ok && exists && holder == "" && appName.Match(app) && !t.holds(string(app), s.class) {
+			t.assign(string(app), s)
+		} else if holder != string(app) {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+		}
+	}
+	for name, into := range map[string]map[string]string{routesMap: t.routes, healthMap: t.health} {
+		text, err := readOptional(t.o.mapFile(name))
+		if err != nil {
+			return err
+		}
+		maps.Copy(into, parseMapFile(text))
+	}
+	return nil
+}
+
+// complete writes what is missing: the Frame, the maps, the first pool.
+func (t *tree) complete() error {
+	frame, mark := renderFrame(t.o)
+	t.mark = mark
+	for _, c := range classes {
+		n := 0
+		for s := range t.holders {
+			if s.class == c.name {
+				n = max(n, s.number)
+			}
+		}
+		if err := t.addSlots(c, max(n, c.initial(t.o.Pool))); err != nil {
+			return err
+		}
+	}
+	for name, text := range map[string][]byte{
+		frameFile: frame, routesMap: renderMap(t.routes), healthMap: renderMap(t.health), warmMap: nil,
+	} {
+		path := t.o.mapFile(name)
+		old, err := readOptional(path)
+		if err != nil {
+			return err
+		}
+		if old == nil || !bytes.Equal(old, text) {
+			if err := replaceFile(path, text); err != nil {
+				return err
+			}
+		}
+	}
+	return errors.Join(syncDir(t.o.currentDir()), syncDir(t.o.Dir))
+}
+
+// addSlots writes the files of slots 1 to n of the class that do not exist. The caller syncs the directory.
+func (t *tree) addSlots(c class, n int) error {
+	for i := 1; i <= n; i++ {
+		s := slot{c.name, i}
+		if _, ok := t.holders[s]; ok {
+			continue
+		}
+		if err := replaceFile(t.o.mapFile(slotFile(s)), renderSlot(t.o, s, published{})); err != nil {
+			return err
+		}
+		t.holders[s] = ""
+	}
+	return nil
+}
+
+// grow doubles the class, unless it has a spare by now. The running proxy knows the new backends after a reload.
+func (t *tree) grow(class string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for s, app := range t.holders {
+		if s.class != class {
+			continue
+		}
+		if app == "" {
+			return nil
+		}
+		n++
+	}
+	if 2*n > 1<<17 {
+		return fmt.Errorf("class %s has %d backends already: this host serves more Apps than one haproxy can", class, n)
+	}
+	if err := t.addSlots(classNamed(class), 2*n); err != nil {
+		return fmt.Errorf("grow the pool: %w", err)
+	}
+	return syncDir(t.o.currentDir())
+}
+
+func (t *tree) holds(app, class string) bool {
+	_, ok := t.apps[app][class]
+	return ok
+}
+
+func (t *tree) assign(app string, s slot) {
+	if t.apps[app] == nil {
+		t.apps[app] = map[string]slot{}
+	}
+	t.apps[app][s.class] = s
+	t.holders[s] = app
+}
+
+// hold gives the App a slot in each of the classes, durably, and returns all slots that it holds. errNoSpare: the pool
+// must grow first.
+func (t *tree) hold(app string, needed []string) (map[string]slot, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.holdLocked(app, needed)
+}
+
+func (t *tree) holdLocked(app string, needed []string) (map[string]slot, error) {
+	for _, class := range needed {
+		if t.holds(app, class) {
+			continue
+		}
+		spare := slot{}
+		for s, holder := range t.holders {
+			if s.class == class && holder == "" && (spare.number == 0 || s.number < spare.number) {
+				spare = s
+			}
+		}
+		if spare.number == 0 {
+			return nil, errNoSpare{class}
+		}
+		if err := replaceFile(filepath.Join(t.o.slotsDir(), spare.backend()), []byte(app)); err != nil {
+			return nil, fmt.Errorf("assign a backend: %w", err)
+		}
+		if err := syncDir(t.o.slotsDir()); err != nil {
+			return nil, fmt.Errorf("assign a backend: %w", err)
+		}
+		t.assign(app, spare)
+	}
+	return maps.Clone(t.apps[app]), nil
+}
+
+// release gives back the App's slots outside of keep that publish nothing. The caller has emptied them in the proxy.
+func (t *tree) release(app string, keep []string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for class, s := range t.apps[app] {
+		if _, used := t.published[s]; used || slices.Contains(keep, class) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(t.o.slotsDir(), s.backend())); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("give back a backend: %w", err)
+		}
+		delete(t.apps[app], class)
+		t.holders[s] = ""
+	}
+	if len(t.apps[app]) == 0 {
+		delete(t.apps, app)
+	}
+	return nil
+}
+
+// slotsOf returns the slots that the App holds, by class.
+func (t *tree) slotsOf(app string) map[string]slot {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.apps[app])
+}
+
+// allHolders returns the App of every held slot.
+func (t *tree) allHolders() map[slot]string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := map[slot]string{}
+	for s, app := range t.holders {
+		if app != "" {
+			out[s] = app
+		}
+	}
+	return out
+}
+
+// publishedHealth returns the checks of the App's published upstreams, by name.
+func (t *tree) publishedHealth(app string) map[string]driver.Health {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := map[string]driver.Health{}
+	for _, s := range t.apps[app] {
+		for _, u := range t.published[s].Upstreams {
+			out[u.Name] = u.Health
+		}
+	}
+	return out
+}
+
+// publishedApps lists the Apps that have files, sorted.
+func (t *tree) publishedApps() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	seen := map[string]bool{}
+	for _, p := range t.published {
+		seen[p.App] = true
+	}
+	return slices.Sorted(maps.Keys(seen))
+}
