@@ -105,7 +105,11 @@ func Launch(argv []string, dir string, spec Spec) (*Task, error) {
 		t.killRest()
 		return nil, fmt.Errorf("launch task: the warden in %s did not start it: %w", dir, err)
 	}
-	return t, t.watch()
+	if err := t.watch(); err != nil {
+		_ = t.Signal(syscall.SIGKILL) // a task that nobody watches must not run
+		return nil, err
+	}
+	return t, nil
 }
 
 // ErrNeverRan says that a task's warden was never started.
@@ -146,7 +150,10 @@ func Adopt(dir string) (*Task, error) {
 		task, err2 := t.readProcess(warden.StartedFile)
 		if err1 == nil && err2 == nil {
 			t.pid, t.proc = sup.PID, task
-			return t, t.watch()
+			if err := t.watch(); err != nil {
+				return nil, err
+			}
+			return t, nil
 		}
 		if time.Now().After(deadline) {
 			return nil, fmt.Errorf("adopt task: the warden in %s never started its task", dir)
