@@ -120,7 +120,7 @@ func (h *Handler) registerDeploys(api huma.API) {
 		})
 
 	huma.Register(api, starts(post(api, "/v1/deploys/{id}/abort", "abortDeploy", tag, "Abort a Deploy",
-		"Puts everything back. Never refused by a lock or a queue; after Commit there is nothing to abort, use rollback.")),
+		"Puts everything back. In the place of the id, the name of an App means its open Deploy. Never refused by a lock or a queue; after Commit there is nothing to abort, use rollback.")),
 		func(ctx context.Context, in *abortInput) (*started, error) {
 			v, err := h.opts.Service.Abort(ctx, in.ID, in.meta(ctx, reasonOf(in.Body)))
 			if err != nil {

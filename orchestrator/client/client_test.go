@@ -338,6 +338,8 @@ func TestFollowEnds(t *testing.T) {
 		}
 		if err := away.Follow(ctx, "01D", 0, newWatcher()); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v", err)
+		} else if unreachable := (*client.Unreachable)(nil); !errors.As(err, &unreachable) {
+			t.Errorf("%v does not say that nobody answered", err)
 		}
 	})
 }

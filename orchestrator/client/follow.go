@@ -27,13 +27,16 @@ type Watcher interface {
 }
 
 // Follow tells w the events of a Deploy after the given number, until w has enough, the Deploy is at its end, ctx ends (then it
-// returns ctx's error), or the orchestrator refuses. A connection that breaks, or an orchestrator that is away, is no end: it
+// returns ctx's error, joined with an *Unreachable if nobody answered just then), or the orchestrator refuses. A connection that breaks, or an orchestrator that is away, is no end: it
 // comes back and goes on where it was.
 func (c *Client) Follow(ctx context.Context, id string, after uint64, w Watcher) error {
 	f := &following{client: c, id: id, last: after, watcher: w}
 	for wait := newBackoff(); ; {
 		last := f.last
 		done, err := f.once(ctx)
+		if err != nil && ctx.Err() == nil {
+			f.broken = err
+		}
 		if f.last > last {
 			wait.reset()
 		}
@@ -41,7 +44,7 @@ func (c *Client) Follow(ctx context.Context, id string, after uint64, w Watcher)
 		case done:
 			return nil
 		case ctx.Err() != nil:
-			return ctx.Err()
+			return f.ended(ctx)
 		case err != nil && !lost(err):
 			return err
 		case err != nil && !f.away:
@@ -49,9 +52,17 @@ func (c *Client) Follow(ctx context.Context, id string, after uint64, w Watcher)
 			c.opts.Note(fmt.Sprintf("%v; reconnecting (the Deploy goes on without this command)", err))
 		}
 		if !wait.sleep(ctx) {
-			return ctx.Err()
+			return f.ended(ctx)
 		}
 	}
+}
+
+// ended is what Follow returns when ctx ends: with the cause beside it if the orchestrator was away just then.
+func (f *following) ended(ctx context.Context) error {
+	if f.away {
+		return errors.Join(ctx.Err(), f.broken)
+	}
+	return ctx.Err()
 }
 
 // lost reports whether an error is one of the connection, or of an orchestrator that is not ready or ends just now: worth coming
@@ -67,7 +78,8 @@ type following struct {
 	id      string
 	last    uint64 // number of the last event told
 	watcher Watcher
-	away    bool // an outage was noted, and has not ended
+	away    bool  // an outage was noted, and has not ended
+	broken  error // the last error of a connection
 }
 
 // once follows over one connection. It returns true when the watcher has enough or the Deploy is at its end.

@@ -48,10 +48,10 @@ func (c *Client) changeApp(ctx context.Context, app, verb string, change Change,
 	return v, err
 }
 
-// Abort aborts a Deploy.
-func (c *Client) Abort(ctx context.Context, id string, change Change) (deploy.View, error) {
+// Abort aborts a Deploy, named by its id or by the App whose open Deploy it is.
+func (c *Client) Abort(ctx context.Context, ref string, change Change) (deploy.View, error) {
 	var v deploy.View
-	err := c.post(ctx, "/v1/deploys/"+url.PathEscape(id)+"/abort", change, wire.ReasonBody{Reason: change.Reason}, &v)
+	err := c.post(ctx, "/v1/deploys/"+url.PathEscape(ref)+"/abort", change, wire.ReasonBody{Reason: change.Reason}, &v)
 	return v, err
 }
 
