@@ -50,9 +50,10 @@ func newChecker(ctx context.Context, o Options) *checker {
 	return &checker{o: o, ctx: ctx, sem: make(chan struct{}, 1), answers: make(map[string]checked)}
 }
 
-// check validates the owner's base with tree in the place of the published one. key names the content of tree. The answer
-// is a *driver.RefusedError, nil, or the error that kept nginx from answering, which is not remembered.
-func (c *checker) check(ctx context.Context, tree, key string) error {
+// check validates the owner's base with a tree in the place of the published one. build makes the tree (it may be there
+// already) and says how to clean up; key names its content. The answer is a *driver.RefusedError, nil, or the error that
+// kept nginx from answering, which is not remembered.
+func (c *checker) check(ctx context.Context, key string, build buildTree) error {
 	base, err := baseDigest(c.o.BaseConfig)
 	if err != nil {
 		return &driver.RefusedError{Checker: "read " + c.o.BaseConfig, Output: err.Error(), Err: err}
@@ -64,17 +65,30 @@ func (c *checker) check(ctx context.Context, tree, key string) error {
 		if time.Since(known.at) > checkAge && !known.refreshing && c.ctx.Err() == nil {
 			known.refreshing = true
 			c.answers[key] = known
-			c.wg.Go(func() { _ = c.ask(c.ctx, tree, key) }) // the answer is in the map for the next caller
+			c.wg.Go(func() { _ = c.ask(c.ctx, key, build) }) // the answer is in the map for the next caller
 		}
 		c.mu.Unlock()
 		return known.err
 	}
 	c.mu.Unlock()
-	return c.ask(ctx, tree, key)
+	return c.ask(ctx, key, build)
 }
 
-func (c *checker) ask(ctx context.Context, tree, key string) error {
-	err := c.run(ctx, tree)
+// buildTree returns a directory of configuration files and what to call when nginx has read it.
+type buildTree func() (tree string, done func(), err error)
+
+// existing is the buildTree of a directory that stays.
+func existing(tree string) buildTree {
+	return func() (string, func(), error) { return tree, func() {}, nil }
+}
+
+func (c *checker) ask(ctx context.Context, key string, build buildTree) error {
+	tree, done, err := build()
+	if err != nil {
+		return fmt.Errorf("nginx -t: %w", err)
+	}
+	defer done()
+	err = c.run(ctx, tree)
 	var refused *driver.RefusedError
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -6,19 +6,26 @@ import (
 	"github.com/cutover/cutover/lbagent/drivertest"
 )
 
-func TestLuaConformance(t *testing.T) {
-	drivertest.Run(t, luaHarness)
+func harness(k kind) drivertest.Harness {
+	return drivertest.Harness{
+		Name:     k.name,
+		NewProxy: func(t testing.TB) drivertest.Proxy { return startProxy(t, k) },
+	}
 }
 
-func BenchmarkLuaOneChange(b *testing.B) {
-	drivertest.BenchmarkOneChange(b, luaHarness)
+func reloadHarness() drivertest.Harness {
+	h := harness(reload)
+	h.Lossy = true // Debian's nginx: Info.Limits says so
+	h.Checks = 25
+	return h
 }
 
-func BenchmarkLuaPrepare(b *testing.B) {
-	drivertest.BenchmarkPrepare(b, luaHarness)
-}
+func TestLuaConformance(t *testing.T) { drivertest.Run(t, harness(lua)) }
 
-var luaHarness = drivertest.Harness{
-	Name:     lua.name,
-	NewProxy: func(t testing.TB) drivertest.Proxy { return startProxy(t, lua) },
-}
+func TestReloadConformance(t *testing.T) { drivertest.Run(t, reloadHarness()) }
+
+func BenchmarkLuaOneChange(b *testing.B) { drivertest.BenchmarkOneChange(b, harness(lua)) }
+
+func BenchmarkLuaPrepare(b *testing.B) { drivertest.BenchmarkPrepare(b, harness(lua)) }
+
+func BenchmarkReloadOneChange(b *testing.B) { drivertest.BenchmarkOneChange(b, reloadHarness()) }

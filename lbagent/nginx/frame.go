@@ -38,6 +38,7 @@ type frameData struct {
 	DictMiB    int
 	Generation uint64
 	Socket     string // of the generation
+	Routes     []routeData
 }
 
 func newFrameData(o Options) frameData {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -38,6 +37,11 @@ type kind struct {
 var lua = kind{
 	name: "nginx-lua", lua: true, bootstrap: nginx.BootstrapLua,
 	open: func(o nginx.Options) (driver.Driver, error) { return nginx.NewLua(o) },
+}
+
+var reload = kind{
+	name: "nginx-reload", bootstrap: nginx.BootstrapReload,
+	open: func(o nginx.Options) (driver.Driver, error) { return nginx.NewReload(o) },
 }
 
 // proxy is a real nginx with a driver on it.
@@ -314,5 +318,3 @@ func eventually(t testing.TB, what string, check func() error) {
 		<-tick.C
 	}
 }
-
-var _ io.Writer = (*testWriter)(nil)

@@ -217,7 +217,7 @@ func (d *Lua) Check(ctx context.Context) (driver.Info, error) {
 }
 
 func (d *Lua) checkBase(ctx context.Context) error {
-	return d.checker.check(ctx, filepath.Join(d.p.frames(), d.frame), d.frame)
+	return d.checker.check(ctx, d.frame, existing(filepath.Join(d.p.frames(), d.frame)))
 }
 
 // Stage validates a Section, which is data here, and asks nginx about the owner's base with our Frame. That answer is

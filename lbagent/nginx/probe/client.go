@@ -159,6 +159,7 @@ func parseAnswer(head string) (Answer, error) {
 		case headerTime:
 			_, err := strconv.ParseFloat(value, 64)
 			a.FromUpstream = err == nil
+			a.Connected = a.Connected || a.FromUpstream
 		case headerBytesSent:
 			sent, err := strconv.ParseInt(value, 10, 64)
 			a.Connected = a.Connected || (err == nil && sent > 0)

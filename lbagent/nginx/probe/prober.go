@@ -27,7 +27,8 @@ type Config struct {
 	// Changed is called, one call at a time for all Apps, when the set of red upstreams of an App changed. It may be called
 	// more often than needed. Keep it short; it must honour its context. An error is tried again after a while.
 	Changed func(ctx context.Context, app string) error
-	// Generation names the worker generation of a result. Nil: what the worker said in its header.
+	// Generation names the worker generation of a result; "" makes it count for nothing. Nil: what the worker said in its
+	// header.
 	Generation func(Result) string
 	// Concurrency bounds the checks in flight.
 	Concurrency int
@@ -265,7 +266,9 @@ func (p *Prober) schedule() {
 func (p *Prober) check(t Target, h driver.Health) Result {
 	r := p.cfg.Client.check(p.ctx, t.Address, h)
 	if r.Generation != "" && p.cfg.Generation != nil {
-		r.Generation = p.cfg.Generation(r)
+		if r.Generation = p.cfg.Generation(r); r.Generation == "" {
+			return Result{Verdict: Unknown, Text: "answered by a worker that is not a current one"}
+		}
 	}
 	if r.Verdict == Failed && r.Generation == "" {
 		// Nobody answered in time. It is the upstream's fault only if the workers themselves are well.

@@ -1,0 +1,310 @@
+package nginx
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/cutover/cutover/lbagent/driver"
+	"github.com/cutover/cutover/lbagent/nginx/sectionfile"
+)
+
+// The files of a generation directory.
+const (
+	frameFile   = "cutover.conf" // frontends, routes of all Apps, private endpoints
+	frameDigest = "FRAME"        // digest of the Frame alone
+	sectionsDir = "sections"     // the Sections that it was rendered from
+	noUpstream  = "none"         // a route whose App has nothing that serves: 503
+)
+
+// routeData is one line of the route maps. All words are quoted for regular expressions.
+type routeData struct {
+	Match    string // of "host|uri"
+	Path     string
+	Upstream string
+	Number   int
+	Strip    bool
+}
+
+func upstreamBlock(app string) string { return "cutover_" + app }
+
+// serves says whether the App has an upstream that new requests may go to.
+func serves(s driver.Section) bool {
+	return slices.ContainsFunc(s.Upstreams, func(u driver.Upstream) bool { return u.Mode == driver.Serving })
+}
+
+// routeTable orders the routes of all Apps as nginx has to try them: exact hosts before any host, longer paths first. It is
+// the same on every Host: ties go by name.
+func routeTable(sections map[string]driver.Section) []routeData {
+	type entry struct {
+		driver.Route
+		app string
+	}
+	var all []entry
+	for app, s := range sections {
+		for _, r := range s.Routes {
+			all = append(all, entry{r, app})
+		}
+	}
+	anyHost := func(e entry) int {
+		if e.Host == "*" {
+			return 1
+		}
+		return 0
+	}
+	slices.SortFunc(all, func(a, b entry) int {
+		return cmp.Or(anyHost(a)-anyHost(b), len(strings.TrimRight(b.Path, "/"))-len(strings.TrimRight(a.Path, "/")),
+			cmp.Compare(a.Path, b.Path), cmp.Compare(a.Host, b.Host), cmp.Compare(a.app, b.app))
+	})
+	out := make([]routeData, 0, len(all))
+	for i, e := range all {
+		host := regexp.QuoteMeta(e.Host)
+		if e.Host == "*" {
+			host = `[^|]*`
+		}
+		path := regexp.QuoteMeta(strings.TrimRight(e.Path, "/"))
+		name := noUpstream
+		if serves(sections[e.app]) {
+			name = upstreamBlock(e.app)
+		}
+		out = append(out, routeData{
+			Match: host + `\|` + path + `(?:[/?]|$)`, Path: path, Upstream: name, Number: i, Strip: e.Strip,
+		})
+	}
+	return out
+}
+
+// renderApp renders the upstream block of one App; nil if nothing of it serves. Draining upstreams are there and down:
+// they get no new request.
+func renderApp(s driver.Section) []byte {
+	if !serves(s) {
+		return nil
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "# App %s\nupstream %s {\n", s.App, upstreamBlock(s.App))
+	for _, u := range driver.SortedUpstreams(s.Upstreams) {
+		switch u.Mode {
+		case driver.Serving:
+			fmt.Fprintf(&b, "    server %s weight=%d max_fails=2 fail_timeout=2s; # %s\n", u.Address, u.Weight, u.Name)
+		case driver.Draining:
+			fmt.Fprintf(&b, "    server %s weight=%d down; # %s, draining\n", u.Address, u.Weight, u.Name)
+		}
+	}
+	b.WriteString("}\n")
+	return b.Bytes()
+}
+
+// renderFrame renders the part of a generation that all Apps share.
+func renderFrame(o Options, n uint64, sections map[string]driver.Section) ([]byte, error) {
+	d := newFrameData(o)
+	digest, err := reloadFrameDigest(o)
+	if err != nil {
+		return nil, err
+	}
+	d.Frame, d.Generation, d.Socket, d.Routes = digest, n, (paths{o.Dir}).generationSocket(n), routeTable(sections)
+	return render("frame-reload.conf.tmpl", d)
+}
+
+// reloadFrameDigest is the digest of the Frame without any App.
+func reloadFrameDigest(o Options) (string, error) {
+	d := newFrameData(o)
+	text, err := render("frame-reload.conf.tmpl", d)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])[:16], nil
+}
+
+// writeGeneration writes generation n as a new directory. Files of Apps that did not change since the generation in prev
+// ("": there is none) are linked, not written again.
+func writeGeneration(o Options, n uint64, sections map[string]driver.Section, prev string, changed map[string]bool) error {
+	p := paths{o.Dir}
+	tmp, err := os.MkdirTemp(p.gens(), ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp) // nothing is left of it after the rename
+	if err := os.Mkdir(filepath.Join(tmp, sectionsDir), 0o700); err != nil {
+		return err
+	}
+	frame, err := renderFrame(o, n, sections)
+	if err != nil {
+		return err
+	}
+	digest, err := reloadFrameDigest(o)
+	if err != nil {
+		return err
+	}
+	if err := writeNew(filepath.Join(tmp, frameFile), frame); err != nil {
+		return err
+	}
+	if err := writeNew(filepath.Join(tmp, frameDigest), []byte(digest+"\n")); err != nil {
+		return err
+	}
+	for app, s := range sections {
+		files := map[string]func() []byte{
+			"app-" + app + ".conf":                        func() []byte { return renderApp(s) },
+			filepath.Join(sectionsDir, app+sectionSuffix): func() []byte { return sectionfile.Encode(s, n) },
+		}
+		for name, text := range files {
+			if prev != "" && !changed[app] {
+				err := os.Link(filepath.Join(prev, name), filepath.Join(tmp, name))
+				if err == nil || errors.Is(err, fs.ErrNotExist) {
+					continue // an App that serves nothing has no block
+				}
+			}
+			data := text()
+			if data == nil {
+				continue
+			}
+			if err := writeNew(filepath.Join(tmp, name), data); err != nil {
+				return err
+			}
+		}
+	}
+	if err := errors.Join(syncDir(filepath.Join(tmp, sectionsDir)), syncDir(tmp)); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, p.generation(n)); err != nil {
+		return err
+	}
+	return syncDir(p.gens())
+}
+
+// generations lists the numbers of the generations on disk, sorted.
+func generations(p paths) ([]uint64, error) {
+	entries, err := os.ReadDir(p.gens())
+	if err != nil {
+		return nil, err
+	}
+	var out []uint64
+	for _, e := range entries {
+		if n, ok := generationNumber(e.Name()); ok {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+func generationNumber(name string) (uint64, bool) {
+	digits, ok := strings.CutPrefix(name, "gen-")
+	n, err := strconv.ParseUint(digits, 10, 40)
+	return n, ok && err == nil
+}
+
+// publishedGeneration reads which generation is published; 0 if there is none yet.
+func publishedGeneration(p paths) (uint64, error) {
+	target, err := os.Readlink(p.current())
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	n, ok := generationNumber(filepath.Base(target))
+	if !ok {
+		return 0, fmt.Errorf("%s points to %q, which is no generation", p.current(), target)
+	}
+	return n, nil
+}
+
+func readGeneration(p paths, n uint64) (map[string]driver.Section, error) {
+	sections, _, err := readSections(filepath.Join(p.generation(n), sectionsDir))
+	return sections, err
+}
+
+// publishGeneration points current to generation n.
+func publishGeneration(p paths, n uint64) error {
+	return relink(p.current(), filepath.Join("gens", generationName(n)))
+}
+
+// BootstrapReload makes Dir hold a valid generation for the reload driver and clears what would keep nginx from starting.
+// Run it before every start of nginx. After an upgrade of Cutover that changes the Frame it publishes a new generation
+// with the same Sections; Check then asks for a reload.
+func BootstrapReload(options Options) error {
+	o, err := options.normal()
+	if err != nil {
+		return err
+	}
+	p := paths{o.Dir}
+	if err := makeDirs(p.dir, p.run(), p.gens()); err != nil {
+		return err
+	}
+	published, err := publishedGeneration(p)
+	if err != nil {
+		return fmt.Errorf("nginx: %w", err)
+	}
+	digest, err := reloadFrameDigest(o)
+	if err != nil {
+		return err
+	}
+	sections := map[string]driver.Section{}
+	have := ""
+	if published != 0 {
+		if sections, err = readGeneration(p, published); err != nil {
+			return fmt.Errorf("nginx: published generation: %w", err)
+		}
+		text, err := os.ReadFile(filepath.Join(p.generation(published), frameDigest))
+		if err != nil {
+			return fmt.Errorf("nginx: published generation: %w", err)
+		}
+		have = strings.TrimSpace(string(text))
+	}
+	if have != digest {
+		all, err := generations(p)
+		if err != nil {
+			return err
+		}
+		next := uint64(1)
+		if len(all) > 0 {
+			next = all[len(all)-1] + 1
+		}
+		if err := writeGeneration(o, next, sections, "", nil); err != nil {
+			return fmt.Errorf("nginx: write generation %d: %w", next, err)
+		}
+		if err := publishGeneration(p, next); err != nil {
+			return fmt.Errorf("nginx: publish generation %d: %w", next, err)
+		}
+	}
+	return finishBootstrap(o)
+}
+
+// collect removes old generations, all but the newest keep and those in use.
+func collect(p paths, keep int, used ...uint64) error {
+	all, err := generations(p)
+	if err != nil || len(all) <= keep {
+		return err
+	}
+	for _, n := range all[:len(all)-keep] {
+		if !slices.Contains(used, n) {
+			if err := os.RemoveAll(p.generation(n)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// with returns sections with the published part of s in its place.
+func with(sections map[string]driver.Section, s driver.Section) map[string]driver.Section {
+	out := maps.Clone(sections)
+	if driver.Digest(s) == "" {
+		delete(out, s.App)
+	} else {
+		out[s.App] = s
+	}
+	return out
+}

@@ -1,0 +1,698 @@
+package nginx
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/cutover/cutover/lbagent/driver"
+	"github.com/cutover/cutover/lbagent/nginx/probe"
+	"github.com/cutover/cutover/lbagent/nginx/procfs"
+	"github.com/cutover/cutover/lbagent/nginx/sectionfile"
+)
+
+// Reload drives nginx without Lua: every change of routable state is a new generation directory and a reload. Warm
+// upstreams are known to the agent alone, which checks them through nginx's workers. It is safe for concurrent use for
+// different Apps; changes that are published when a reload starts share it.
+type Reload struct {
+	o       Options
+	p       paths
+	log     *slog.Logger
+	frame   string
+	control *control
+	checker *checker
+	prober  *probe.Prober
+	client  *probe.Client
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	publishing chan struct{} // 1: one writer of generations
+	reloading  chan struct{} // 1: one reload
+
+	mu        sync.Mutex
+	published uint64
+	sections  map[string]driver.Section // of the published generation
+	warm      map[string][]driver.Upstream
+	draining  map[upstreamKey]uint64 // StartTicks of the first workers that do not route to it
+	cohort    cohort
+	proved    map[workerKey]uint64 // generation of a worker: it never changes
+	loaded    map[uint64]map[string]driver.Section
+}
+
+type upstreamKey struct{ app, name string }
+
+type workerKey struct {
+	pid   int
+	ticks uint64
+}
+
+// cohort is the set of current workers, which run one generation.
+type cohort struct {
+	id         string
+	generation uint64
+	oldest     uint64 // StartTicks
+	family     family
+	version    string
+	frame      string
+}
+
+var _ driver.Driver = (*Reload)(nil)
+
+// NewReload opens the driver on a Dir that BootstrapReload has made. nginx may run or not. Close ends the driver; nginx
+// runs on.
+func NewReload(options Options) (*Reload, error) {
+	o, err := options.normal()
+	if err != nil {
+		return nil, err
+	}
+	p := paths{o.Dir}
+	published, err := publishedGeneration(p)
+	if err == nil && published == 0 {
+		err = errors.New("there is none")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("nginx: published generation: %w (run Bootstrap first)", err)
+	}
+	sections, err := readGeneration(p, published)
+	if err != nil {
+		return nil, fmt.Errorf("nginx: published generation: %w", err)
+	}
+	frame, err := reloadFrameDigest(o)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	d := &Reload{
+		o: o, p: p, log: o.Logger.With("proxy", "nginx-reload"), frame: frame,
+		control: newControl(p.agentSocket()), checker: newChecker(ctx, o),
+		client: &probe.Client{ProbeSocket: p.probeSocket(), ConnectSocket: p.connectSocket()},
+		ctx:    ctx, cancel: cancel,
+		publishing: make(chan struct{}, 1), reloading: make(chan struct{}, 1),
+		published: published, sections: sections,
+		warm: map[string][]driver.Upstream{}, draining: map[upstreamKey]uint64{},
+		proved: map[workerKey]uint64{}, loaded: map[uint64]map[string]driver.Section{},
+	}
+	d.prober = probe.New(probe.Config{
+		Client: d.client, Alive: d.alive, Generation: d.generationOf, Concurrency: o.ProbeConcurrency, Logger: d.log,
+	})
+	for app, s := range sections {
+		d.prober.Set(app, targets(s))
+	}
+	d.wg.Go(d.watch)
+	return d, nil
+}
+
+// Close ends the driver's goroutines. nginx runs on.
+func (d *Reload) Close() error {
+	d.cancel()
+	d.prober.Close()
+	d.wg.Wait()
+	d.checker.wait()
+	d.control.client.CloseIdleConnections()
+	return nil
+}
+
+func (d *Reload) alive(ctx context.Context) bool {
+	_, err := d.control.whoami(ctx)
+	return err == nil
+}
+
+func (d *Reload) watch() {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for {
+		ctx, cancel := context.WithTimeout(d.ctx, controlTimeout)
+		if _, err := d.look(ctx); err != nil && d.ctx.Err() == nil {
+			d.log.Debug("nginx does not answer", "error", err)
+		}
+		cancel()
+		select {
+		case <-d.ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// generationOf names the cohort of the worker that made a check; "" if it is no current worker.
+func (d *Reload) generationOf(r probe.Result) string {
+	pid, err := strconv.Atoi(r.Worker)
+	if err != nil {
+		return ""
+	}
+	d.mu.Lock()
+	known := d.cohort
+	d.mu.Unlock()
+	if known.family.isCurrent(pid) && r.Generation == generationName(known.generation) {
+		return known.id
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, time.Second)
+	defer cancel()
+	c, err := d.look(ctx)
+	if err != nil || !c.family.isCurrent(pid) || r.Generation != generationName(c.generation) {
+		return ""
+	}
+	return c.id
+}
+
+// look finds out which generation runs, and proves it for every current worker: each holds the unix socket on which only
+// that generation listens. It waits out workers that are just being started.
+func (d *Reload) look(ctx context.Context) (cohort, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	tick := time.NewTicker(settlePoll)
+	defer tick.Stop()
+	for {
+		c, err := d.lookOnce(ctx)
+		if err == nil {
+			d.adopt(c)
+			return c, nil
+		}
+		if !errors.Is(err, errUnsettled) {
+			return c, err
+		}
+		select {
+		case <-ctx.Done():
+			return c, fmt.Errorf("%w: %w", driver.ErrProxyMismatch, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// errUnsettled: nginx is changing its workers now.
+var errUnsettled = errors.New("nginx's workers are changing")
+
+func (d *Reload) lookOnce(ctx context.Context) (cohort, error) {
+	w, err := d.control.whoami(ctx)
+	if err != nil {
+		return cohort{}, downWithReason(err, d.o.Listen)
+	}
+	n, ok := generationNumber(w.generation)
+	if !ok {
+		return cohort{}, fmt.Errorf("%w: nginx says it runs generation %q", driver.ErrProxyMismatch, w.generation)
+	}
+	f, err := familyOf(w.pid, d.o.Binary)
+	switch {
+	case errors.Is(err, driver.ErrProxyMismatch):
+		return cohort{}, fmt.Errorf("%w: %w", errUnsettled, err)
+	case err != nil:
+		return cohort{}, err
+	case f.starting > 0:
+		return cohort{}, fmt.Errorf("%w: %d are starting", errUnsettled, f.starting)
+	}
+	c := cohort{generation: n, family: f, version: w.version, frame: w.frame, oldest: f.current[0].StartTicks}
+	for _, s := range f.current {
+		c.oldest = min(c.oldest, s.StartTicks)
+		runs, err := d.prove(s, n)
+		if err != nil || !runs {
+			return c, fmt.Errorf("%w: worker %d does not hold the socket of generation %d (%v)", errUnsettled, s.PID, n, err)
+		}
+	}
+	c.id = fmt.Sprintf("gen-%d.%d.%d", n, f.master.StartTicks, c.oldest)
+	return c, nil
+}
+
+// prove says whether a worker runs generation n, by the socket that it holds.
+func (d *Reload) prove(s procfs.Stat, n uint64) (bool, error) {
+	key := workerKey{s.PID, s.StartTicks}
+	d.mu.Lock()
+	known, ok := d.proved[key]
+	d.mu.Unlock()
+	if ok {
+		return known == n, nil
+	}
+	inodes, err := procfs.UnixListeners(d.p.generationSocket(n))
+	if err != nil {
+		return false, err
+	}
+	sockets, err := procfs.Sockets(s.PID)
+	if err != nil {
+		return false, err
+	}
+	for _, inode := range inodes {
+		if _, ok := sockets[inode]; ok {
+			d.mu.Lock()
+			d.proved[key] = n
+			d.mu.Unlock()
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// adopt remembers what runs, and forgets what no longer does.
+func (d *Reload) adopt(c cohort) {
+	d.mu.Lock()
+	changed := d.cohort.id != c.id
+	d.cohort = c
+	if len(d.proved) > 1000 {
+		clear(d.proved)
+	}
+	d.mu.Unlock()
+	if changed {
+		d.log.Info("nginx runs", "generation", c.generation, "workers", len(c.family.current), "leaving", len(c.family.leaving))
+	}
+	d.prober.Generation(c.id)
+}
+
+// running returns the Sections of a generation.
+func (d *Reload) running(n uint64) (map[string]driver.Section, error) {
+	d.mu.Lock()
+	sections, ok := d.loaded[n]
+	if !ok && n == d.published {
+		sections, ok = d.sections, true
+	}
+	d.mu.Unlock()
+	if ok {
+		return sections, nil
+	}
+	sections, err := readGeneration(d.p, n)
+	if err != nil {
+		return nil, fmt.Errorf("%w: nginx runs generation %d: %w", driver.ErrProxyMismatch, n, err)
+	}
+	d.mu.Lock()
+	clear(d.loaded) // one is enough: generations only go up
+	d.loaded[n] = sections
+	d.mu.Unlock()
+	return sections, nil
+}
+
+// Process names the running nginx.
+func (d *Reload) Process(ctx context.Context) (driver.Process, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	c, err := d.look(ctx)
+	if err != nil {
+		return driver.Process{}, err
+	}
+	return c.family.process(c.version), nil
+}
+
+// Check verifies the contract with the owner's base configuration and the running nginx.
+func (d *Reload) Check(ctx context.Context) (driver.Info, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if err := checkContract(d.o); err != nil {
+		return driver.Info{}, err
+	}
+	if err := d.checkBase(ctx); err != nil {
+		return driver.Info{}, err
+	}
+	c, err := d.look(ctx)
+	if err != nil {
+		return driver.Info{}, err
+	}
+	if c.frame != d.frame {
+		return driver.Info{}, fmt.Errorf("%w: nginx runs the Frame %s, published is %s: kill -HUP %d", driver.ErrProxyMismatch, c.frame, d.frame, c.family.master.PID)
+	}
+	if err := ownsListeners(c.family.master.PID, d.o.Listen); err != nil {
+		return driver.Info{}, err
+	}
+	return driver.Info{
+		Proxy: "nginx-reload", Version: c.version, ReloadPerChange: true,
+		Limits: []string{
+			"every change of routes, weights or routable upstreams reloads nginx",
+			"nginx before 1.27.4 resets idle keep-alive connections at each reload: a client that may not repeat its request (POST) can lose it; use nginx with Lua, or nginx 1.27.4 or later with keepalive_min_timeout",
+			"nginx before 1.23.1 may truncate a proxied response while it reloads",
+			"nginx has no active checks: the agent checks through nginx's workers, but only nginx's own failed requests (2 in 2 s) keep a red upstream from getting traffic",
+			"a draining upstream is drained only when every older worker is gone: one long request of any App delays it",
+			"an upstream whose check is TCP or none gets a short HEAD request as its check",
+			"closing the sessions of a draining upstream shuts down its connections from outside (pidfd_getfd) and needs root or CAP_SYS_PTRACE",
+		},
+	}, nil
+}
+
+// checkBase asks nginx about the owner's base with the published tree. The answer is remembered by the digest of base and
+// Frame: Sections are checked one by one in Stage.
+func (d *Reload) checkBase(ctx context.Context) error {
+	return d.checker.check(ctx, "frame "+d.frame, func() (string, func(), error) {
+		tree, err := filepath.EvalSymlinks(d.p.current())
+		return tree, func() {}, err
+	})
+}
+
+// Stage asks nginx about the owner's base, and about the base with a tree that holds this App alone: Apps cannot clash,
+// since all names are made of theirs, so the cost does not grow with their number.
+func (d *Reload) Stage(ctx context.Context, want driver.Section) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if err := sectionfile.Check(want); err != nil {
+		return &driver.RefusedError{Checker: "cutover section check", Output: err.Error(), Err: err}
+	}
+	if err := d.checkBase(ctx); err != nil {
+		return err
+	}
+	s := sectionfile.Published(want)
+	only := map[string]driver.Section{s.App: s}
+	frame, err := renderFrame(d.o, 0, only)
+	if err != nil {
+		return err
+	}
+	block := renderApp(s)
+	sum := sha256.Sum256(slices.Concat(frame, block))
+	return d.checker.check(ctx, "section "+hex.EncodeToString(sum[:]), func() (string, func(), error) {
+		if err := makeDirs(d.p.stage()); err != nil {
+			return "", nil, err
+		}
+		tree, err := os.MkdirTemp(d.p.stage(), "tree-")
+		if err != nil {
+			return "", nil, err
+		}
+		done := func() { os.RemoveAll(tree) }
+		err = os.WriteFile(filepath.Join(tree, frameFile), frame, 0o600)
+		if err == nil && block != nil {
+			err = os.WriteFile(filepath.Join(tree, "app.conf"), block, 0o600)
+		}
+		if err != nil {
+			done()
+			return "", nil, err
+		}
+		return tree, done, nil
+	})
+}
+
+// lock takes one of the driver's locks within the context.
+func lock(ctx context.Context, c chan struct{}) (unlock func(), err error) {
+	select {
+	case c <- struct{}{}:
+		return func() { <-c }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", driver.ErrBusy, ctx.Err())
+	}
+}
+
+// Publish writes a new generation with this Section and points current to it.
+func (d *Reload) Publish(ctx context.Context, want driver.Section) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if err := sectionfile.Check(want); err != nil {
+		return err
+	}
+	unlock, err := lock(ctx, d.publishing)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s := sectionfile.Published(want)
+	d.mu.Lock()
+	before, prev, used := d.sections, d.published, d.cohort.generation
+	d.mu.Unlock()
+	if had, ok := before[s.App]; (ok || driver.Digest(s) == "") && slices.Equal(sectionfile.Encode(had, 0), sectionfile.Encode(s, 0)) {
+		return nil
+	}
+	after := with(before, s)
+	all, err := generations(d.p)
+	if err != nil {
+		return fmt.Errorf("nginx: publish %s: %w", s.App, err)
+	}
+	next := max(prev, all[len(all)-1]) + 1
+	if err := writeGeneration(d.o, next, after, d.p.generation(prev), map[string]bool{s.App: true}); err != nil {
+		return fmt.Errorf("nginx: publish %s: generation %d: %w", s.App, next, err)
+	}
+	if err := publishGeneration(d.p, next); err != nil {
+		return fmt.Errorf("nginx: publish %s: generation %d: %w", s.App, next, err)
+	}
+	d.mu.Lock()
+	d.published, d.sections = next, after
+	d.mu.Unlock()
+	if err := collect(d.p, d.o.KeepGenerations, prev, used); err != nil {
+		d.log.Warn("old generations are not removed", "error", err)
+	}
+	return nil
+}
+
+// Converge makes the running nginx hold want. Only a difference in what nginx itself holds reloads it; Warm upstreams are
+// the agent's. A Section that was not published is published first: nginx can only load what is published.
+func (d *Reload) Converge(ctx context.Context, want driver.Section) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	if err := sectionfile.Check(want); err != nil {
+		return err
+	}
+	unlock, err := lock(ctx, d.reloading)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c, err := d.look(ctx)
+	if err != nil {
+		return err
+	}
+	if err := ownsListeners(c.family.master.PID, d.o.Listen); err != nil {
+		return err
+	}
+	if err := d.reloadTo(ctx, c, sectionfile.Published(want)); err != nil {
+		return fmt.Errorf("converge %s: %w", want.App, err)
+	}
+	var warm []driver.Upstream
+	for _, u := range want.Upstreams {
+		if u.Mode == driver.Warm {
+			warm = append(warm, u)
+		}
+	}
+	d.mu.Lock()
+	if len(warm) == 0 {
+		delete(d.warm, want.App)
+	} else {
+		d.warm[want.App] = warm
+	}
+	d.mu.Unlock()
+	d.prober.Set(want.App, targets(want))
+	return nil
+}
+
+// reloadTo reloads nginx unless it holds s already.
+func (d *Reload) reloadTo(ctx context.Context, c cohort, s driver.Section) error {
+	sections, err := d.running(c.generation)
+	if err != nil {
+		return err
+	}
+	if driver.Digest(sections[s.App]) == driver.Digest(s) {
+		return nil
+	}
+	d.mu.Lock()
+	published := d.sections[s.App]
+	d.mu.Unlock()
+	if driver.Digest(published) != driver.Digest(s) {
+		if err := d.Publish(ctx, s); err != nil {
+			return err
+		}
+	}
+	d.mu.Lock()
+	target := d.published
+	d.mu.Unlock()
+	if c, err = d.reload(ctx, c, target); err != nil {
+		return err
+	}
+	if sections, err = d.running(c.generation); err != nil {
+		return err
+	}
+	if driver.Digest(sections[s.App]) != driver.Digest(s) {
+		return fmt.Errorf("%w: generation %d holds another set for %s", driver.ErrProxyMismatch, c.generation, s.App)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	still := make(map[upstreamKey]bool)
+	for app, s := range sections {
+		for _, u := range s.Upstreams {
+			if u.Mode == driver.Draining {
+				key := upstreamKey{app, u.Name}
+				still[key] = true
+				if _, ok := d.draining[key]; !ok {
+					d.draining[key] = c.oldest
+				}
+			}
+		}
+	}
+	maps.DeleteFunc(d.draining, func(k upstreamKey, _ uint64) bool { return !still[k] })
+	return nil
+}
+
+// Read reports the generation that every current worker runs, with the verdicts of the checks that these workers made.
+func (d *Reload) Read(ctx context.Context, apps ...string) (driver.Reading, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	before, err := d.look(ctx)
+	if err != nil {
+		return driver.Reading{}, err
+	}
+	sections, err := d.running(before.generation)
+	if err != nil {
+		return driver.Reading{}, err
+	}
+	d.mu.Lock()
+	merged := make(map[string]driver.Section)
+	for app, s := range sections {
+		merged[app] = s
+	}
+	for app, warm := range d.warm {
+		s := merged[app]
+		s.App = app
+		s.Upstreams = slices.Concat(s.Upstreams, warm)
+		merged[app] = s
+	}
+	d.mu.Unlock()
+	if len(apps) > 0 {
+		maps.DeleteFunc(merged, func(app string, _ driver.Section) bool { return !slices.Contains(apps, app) })
+	}
+	sessions, err := countSessions(before.family, merged)
+	if err != nil {
+		return driver.Reading{}, err
+	}
+	after, err := d.look(ctx)
+	if err != nil {
+		return driver.Reading{}, err
+	}
+	if before.id != after.id {
+		return driver.Reading{}, fmt.Errorf("%w: nginx was reloaded while it was read", driver.ErrBusy)
+	}
+	out := driver.Reading{Process: after.family.process(after.version), At: time.Now(), Sections: make(map[string]driver.SectionReading)}
+	for app, s := range merged {
+		rows := make([]driver.Row, 0, len(s.Upstreams))
+		for _, u := range s.Upstreams {
+			state := d.prober.State(app, u.Name, after.id)
+			row := driver.Row{
+				Name: u.Name, Address: u.Address, Weight: u.Weight, Mode: u.Mode,
+				Green: state.Green, Red: state.Red, Status: state.Status, Sessions: sessions[u.Address],
+			}
+			if u.Mode == driver.Draining {
+				row.Sessions += d.olderWorkers(before, app, u.Name)
+			}
+			rows = append(rows, row)
+		}
+		out.Sections[app] = driver.NewSectionReading(app, s.Routes, rows)
+	}
+	return out, nil
+}
+
+// olderWorkers counts the leaving workers that may still route to a draining upstream: those from before the generation
+// that dropped it. After a restart of the agent that is not known, and all leaving ones count.
+func (d *Reload) olderWorkers(c cohort, app, name string) int {
+	d.mu.Lock()
+	since, ok := d.draining[upstreamKey{app, name}]
+	d.mu.Unlock()
+	n := 0
+	for _, s := range c.family.leaving {
+		if !ok || s.StartTicks < since {
+			n++
+		}
+	}
+	return n
+}
+
+// countSessions counts the connections of all workers to each upstream. This Frame keeps no idle connections to upstreams,
+// so each is a request in flight (or a check).
+func countSessions(f family, sections map[string]driver.Section) (map[netip.AddrPort]int, error) {
+	addresses := make(map[netip.AddrPort]netip.AddrPort) // as the kernel writes them -> as we do
+	for _, s := range sections {
+		for _, u := range s.Upstreams {
+			addresses[netip.AddrPortFrom(u.Address.Addr().Unmap(), u.Address.Port())] = u.Address
+		}
+	}
+	rows, err := procfs.TCP(func(c procfs.Conn) bool {
+		_, ok := addresses[c.Remote]
+		return ok && c.Inode != 0
+	})
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	own := make(map[uint64]bool)
+	for _, w := range f.workers() {
+		sockets, err := procfs.Sockets(w.PID)
+		if err != nil {
+			continue // a leaving worker that has ended
+		}
+		for inode := range sockets {
+			own[inode] = true
+		}
+	}
+	out := make(map[netip.AddrPort]int)
+	for _, row := range rows {
+		if own[row.Inode] {
+			out[addresses[row.Remote]]++
+		}
+	}
+	return out, nil
+}
+
+// Request sends one real request to an upstream through one of nginx's workers.
+func (d *Reload) Request(ctx context.Context, app, name, host string) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	return request(ctx, d.client, d.prober, app, name, host)
+}
+
+// Cut shuts down the connections of all workers, leaving ones included, to a Draining upstream.
+func (d *Reload) Cut(ctx context.Context, app, name string) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	c, err := d.look(ctx)
+	if err != nil {
+		return err
+	}
+	sections, err := d.running(c.generation)
+	if err != nil {
+		return err
+	}
+	return cutDraining(ctx, d.log, c.family, sections[app], name)
+}
+
+// Apps lists the Apps of the published and the running generation and those that are only warm.
+func (d *Reload) Apps(ctx context.Context) ([]string, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	apps := make(map[string]bool)
+	c, err := d.look(ctx)
+	if err == nil {
+		sections, err := d.running(c.generation)
+		if err != nil {
+			return nil, err
+		}
+		for app := range sections {
+			apps[app] = true
+		}
+	} else if !errors.Is(err, driver.ErrProxyDown) {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for app := range d.sections {
+		apps[app] = true
+	}
+	for app := range d.warm {
+		apps[app] = true
+	}
+	return slices.Sorted(maps.Keys(apps)), nil
+}
+
+// PublishedDigest is the digest of the App's Section in the published generation; "" if it has none.
+func (d *Reload) PublishedDigest(_ context.Context, app string) (string, error) {
+	if err := sectionfile.CheckApp(app); err != nil {
+		return "", err
+	}
+	n, err := publishedGeneration(d.p)
+	if err != nil {
+		return "", err
+	}
+	s, _, err := readSection(filepath.Join(d.p.generation(n), sectionsDir, app+sectionSuffix))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return driver.Digest(s), nil
+}
