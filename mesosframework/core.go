@@ -273,6 +273,9 @@ func (c *core) cancel(id string, now time.Time) bool {
 	}
 	delete(c.pendingByID, id)
 	c.pending = slices.DeleteFunc(c.pending, func(x *pendingTask) bool { return x == p })
+	if len(c.pending) == 0 && len(c.offers) > 0 {
+		c.place(now) // offers are not held for nobody: declines them
+	}
 	c.adjust(now)
 	return true
 }

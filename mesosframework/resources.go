@@ -42,6 +42,16 @@ func total(rs []mesos.Resource) (cpus, mem, disk float64, ports []placement.Port
 		sum[r.Name] += toMilli(r.Scalar.Value)
 	}
 	slices.SortFunc(ports, func(a, b placement.PortRange) int { return int(a.Begin) - int(b.Begin) })
+	// No port may count twice, whatever a master offers.
+	merged := ports[:0]
+	for _, r := range ports {
+		if n := len(merged); n > 0 && r.Begin <= merged[n-1].End {
+			merged[n-1].End = max(merged[n-1].End, r.End)
+			continue
+		}
+		merged = append(merged, r)
+	}
+	ports = merged
 	return float64(sum["cpus"]) / 1000, float64(sum["mem"]) / 1000, float64(sum["disk"]) / 1000, ports
 }
 
