@@ -76,6 +76,7 @@ const (
 	CauseLeaderLost    Cause = "leader-restart" // the orchestrator restarted while it was undecided
 	CauseTaskDied      Cause = "task-died"      // a new upstream's task died before Commit
 	CauseHostFallback  Cause = "host-fell-back" // a Host serves the old ones again
+	CauseStore         Cause = "store-refused"  // the orchestrator could not record a step
 )
 
 // Status is a transaction as its asker sees it; sent at every change.

@@ -1,0 +1,239 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+	"github.com/cutover/cutover/proto/gen/cutover/lbagent/v1/lbagentv1connect"
+)
+
+// maxMessage bounds what a Host may send in one message.
+const maxMessage = 16 << 20
+
+// Link is the connection to one Host. Safe for concurrent use.
+type Link struct {
+	host      Host
+	client    lbagentv1connect.HostServiceClient
+	transport *http.Transport
+	log       *slog.Logger
+	epoch     uint64
+
+	heartbeat              time.Duration
+	backoffMin, backoffMax time.Duration
+
+	mu        sync.Mutex
+	connected bool
+	lastSeen  time.Time
+	lastError string
+	state     *lbagentv1.HostState
+	sections  map[string]*lbagentv1.SectionReport
+}
+
+func newLink(h Host, opts Options) *Link {
+	t := &http.Transport{
+		// No proxy of the environment: decisions go straight to the Host.
+		DialContext:         (&net.Dialer{Timeout: opts.DialTimeout, KeepAlive: 5 * time.Second}).DialContext,
+		TLSClientConfig:     h.TLS.Clone(),
+		TLSHandshakeTimeout: opts.DialTimeout,
+		ForceAttemptHTTP2:   true,
+		MaxIdleConnsPerHost: 16,
+		IdleConnTimeout:     90 * time.Second,
+		DisableCompression:  true,
+	}
+	return &Link{
+		host:      h,
+		transport: t,
+		// No redirects: a message is for the declared address or for nobody.
+		client: lbagentv1connect.NewHostServiceClient(&http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse
+		}}, h.AgentURL, connect.WithReadMaxBytes(maxMessage), connect.WithAcceptCompression("gzip", nil, nil)),
+		log:        opts.Logger.With("host", h.Name, "group", h.Group),
+		epoch:      opts.Fence.Epoch,
+		heartbeat:  opts.Heartbeat,
+		backoffMin: opts.BackoffMin,
+		backoffMax: opts.BackoffMax,
+	}
+}
+
+// Host returns the declaration.
+func (l *Link) Host() Host { return l.host }
+
+// Client calls the Host. Every call needs a context with a deadline.
+func (l *Link) Client() lbagentv1connect.HostServiceClient { return l.client }
+
+// Info is what is known of a Host at one moment.
+type Info struct {
+	Host      Host
+	Connected bool
+	// Problem says why the Host cannot take changes now, or is empty.
+	Problem  string
+	LastSeen time.Time
+	State    *lbagentv1.HostState       // nil if never seen; shared, read only
+	Sections []*lbagentv1.SectionReport // sorted by App; shared, read only
+}
+
+// Info returns a snapshot.
+func (l *Link) Info() Info {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	info := Info{Host: l.host, Connected: l.connected, LastSeen: l.lastSeen, State: l.state}
+	for _, app := range slices.Sorted(maps.Keys(l.sections)) {
+		info.Sections = append(info.Sections, l.sections[app])
+	}
+	switch {
+	case !l.connected && l.lastError != "":
+		info.Problem = "not connected: " + l.lastError
+	case !l.connected:
+		info.Problem = "not connected yet"
+	case l.state.GetMaxEpoch() > l.epoch:
+		info.Problem = fmt.Sprintf("it has seen epoch %d and this orchestrator leads %d: another orchestrator has led it, or the state of this one is an old copy", l.state.GetMaxEpoch(), l.epoch)
+	case len(l.state.GetProblems()) > 0:
+		info.Problem = strings.Join(l.state.GetProblems(), "; ")
+	}
+	return info
+}
+
+// run keeps a Watch stream until ctx ends.
+func (l *Link) run(ctx context.Context, h Handler, request *lbagentv1.WatchRequest) {
+	pause := l.backoffMin
+	for ctx.Err() == nil {
+		stood, err := l.watch(ctx, h, request)
+		if ctx.Err() != nil {
+			return
+		}
+		if stood {
+			pause = l.backoffMin
+			l.log.Warn("host disconnected", "reason", err)
+		} else {
+			l.setError(err)
+			l.log.Debug("host not connected", "reason", err)
+		}
+		// Half of the pause is random, so that Hosts that fell together do not come back in step.
+		timer := time.NewTimer(pause/2 + rand.N(pause/2+1))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		pause = min(2*pause, l.backoffMax)
+	}
+}
+
+// watch carries one stream; stood says whether it delivered anything.
+func (l *Link) watch(ctx context.Context, h Handler, request *lbagentv1.WatchRequest) (stood bool, err error) {
+	streamCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(l.heartbeat, func() {
+		cancel(fmt.Errorf("it has said nothing for %v", l.heartbeat))
+	})
+	defer silence.Stop()
+	fail := func(err error) error {
+		if cause := context.Cause(streamCtx); cause != nil && ctx.Err() == nil {
+			err = cause
+		}
+		return plain(err)
+	}
+	stream, err := l.client.Watch(streamCtx, connect.NewRequest(request))
+	if err != nil {
+		return false, fail(err)
+	}
+	defer func() { _ = stream.Close() }()
+	for stream.Receive() {
+		silence.Stop()
+		msg := proto.CloneOf(stream.Msg())
+		if !stood {
+			if err := l.recognise(msg); err != nil {
+				return false, err
+			}
+		}
+		l.note(msg, !stood)
+		if stood {
+			h.HostReported(ctx, l.host.Name, msg)
+		} else {
+			stood = true
+			l.log.Info("host connected", "proxy", msg.GetHost().GetProxy(), "agent_pid", msg.GetHost().GetAgentPid())
+			h.HostConnected(ctx, l.host.Name, msg)
+		}
+		silence.Reset(l.heartbeat)
+	}
+	err = stream.Err()
+	if err == nil {
+		err = errors.New("it ended the stream")
+	}
+	err = fail(err)
+	if stood {
+		l.mu.Lock()
+		l.connected, l.lastError = false, err.Error()
+		l.mu.Unlock()
+		h.HostDisconnected(ctx, l.host.Name, err.Error())
+	}
+	return stood, err
+}
+
+// recognise refuses an agent that is not the declared one, and a first message that is not complete.
+func (l *Link) recognise(first *lbagentv1.WatchResponse) error {
+	name, group := first.GetHost().GetName(), first.GetHost().GetGroup()
+	switch {
+	case name != l.host.Name || group != l.host.Group:
+		return fmt.Errorf("%s is answered by host %q of group %q, declared are %q of %q: correct the declaration", l.host.AgentURL, name, group, l.host.Name, l.host.Group)
+	case !first.GetComplete():
+		return errors.New("its first report is not complete: run the same version of cutover on both sides")
+	}
+	return nil
+}
+
+// note keeps what the Host said for Info.
+func (l *Link) note(msg *lbagentv1.WatchResponse, first bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.connected, l.lastError, l.lastSeen = true, "", time.Now()
+	if msg.GetHost() != nil {
+		l.state = msg.GetHost()
+	}
+	if first || msg.GetComplete() {
+		l.sections = map[string]*lbagentv1.SectionReport{}
+	}
+	for _, s := range msg.GetSections() {
+		l.sections[s.GetApp()] = s
+	}
+}
+
+func (l *Link) setError(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lastError = err.Error()
+}
+
+// plain is an error of a call in words for people.
+func plain(err error) error {
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return errors.New("connection refused: its lbagent does not run")
+	case errors.Is(err, syscall.ECONNRESET):
+		return errors.New("connection reset")
+	}
+	var ce *connect.Error
+	if errors.As(err, &ce) {
+		return fmt.Errorf("%s: %s", ce.Code(), ce.Message())
+	}
+	return err
+}
+
+// Plain is the error of a call to a Host in words for people.
+func Plain(err error) string { return plain(err).Error() }

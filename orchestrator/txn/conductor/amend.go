@@ -1,0 +1,666 @@
+package conductor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+
+	"github.com/cutover/cutover/orchestrator/registry"
+	"github.com/cutover/cutover/orchestrator/store"
+	"github.com/cutover/cutover/orchestrator/txn"
+)
+
+const (
+	// maxAmendments bounds pending Amendments: removals wait for Hosts that are away.
+	maxAmendments = 8192
+	// insertPatience is the deadline of an insert that names none.
+	insertPatience = 2 * time.Minute
+)
+
+// amendment is one pending Amendment. Its removal and its insertion are separate messages with order numbers of their
+// own: the removal goes out at once, the insertion waits for the lock of the Section.
+type amendment struct {
+	a      txn.Amendment
+	record amendRecord
+	hosts  []string // of the Group's view
+	remove *stage   // nil: nothing to remove
+	insert *stage   // nil: nothing to insert or retire
+	// locked: the Section is held for the insertion.
+	locked bool
+	// over: Amended was told; only the release of the names is still watched.
+	over bool
+}
+
+// stage is one message to all Hosts.
+type stage struct {
+	order   uint64
+	version *lbagentv1.Version // the committed version that holds it; nil until durable
+	failed  bool               // never to be sent, or not any more
+	hosts   map[string]*stageHost
+}
+
+type stageHost struct {
+	done, flying bool
+	cancel       context.CancelFunc
+	tries        int
+	at           time.Time
+}
+
+func newStage(hosts []string) *stage {
+	s := &stage{hosts: map[string]*stageHost{}}
+	for _, h := range hosts {
+		s.hosts[h] = &stageHost{}
+	}
+	return s
+}
+
+// ready: durable and numbered, so it may be sent.
+func (s *stage) ready() bool { return s != nil && s.version != nil && s.order != 0 && !s.failed }
+
+// over: nobody has to be told any more.
+func (s *stage) over() bool {
+	if s == nil || s.failed {
+		return true
+	}
+	if !s.ready() {
+		return false
+	}
+	for _, h := range s.hosts {
+		if !h.done {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *stage) stop() {
+	if s == nil {
+		return
+	}
+	s.failed = true
+	for _, h := range s.hosts {
+		if h.cancel != nil {
+			h.cancel()
+			h.cancel, h.flying = nil, false
+		}
+	}
+}
+
+func (a *amendment) stages() []*stage {
+	var out []*stage
+	for _, s := range []*stage{a.remove, a.insert} {
+		if s != nil {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func (a *amendment) key() txn.SectionKey { return txn.SectionKey{Group: a.a.Group, App: a.a.App} }
+
+// lockID is the name of the Amendment in the lock table; ids of transactions have no slash.
+func (a *amendment) lockID() string { return prefixAmend + a.a.ID }
+
+func lockedAmendment(lockID string) string { return strings.TrimPrefix(lockID, prefixAmend) }
+
+func (a *amendment) nextWake() time.Time {
+	var at time.Time
+	for _, s := range a.stages() {
+		if !s.ready() {
+			continue
+		}
+		for _, h := range s.hosts {
+			if !h.done && !h.flying {
+				at = sooner(at, h.at)
+			}
+		}
+	}
+	if a.insert != nil && !a.insert.over() {
+		at = sooner(at, a.a.Deadline)
+	}
+	return at
+}
+
+// sooner returns the earlier of two times, of which zero means never.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
+}
+
+// hostIsBack: a Host that came back is asked at once.
+func (a *amendment) hostIsBack(name string) {
+	for _, s := range a.stages() {
+		h := s.hosts[name]
+		if h == nil || h.done {
+			continue
+		}
+		if h.cancel != nil {
+			h.cancel()
+		}
+		h.cancel, h.flying, h.tries, h.at = nil, false, 0, time.Time{}
+	}
+}
+
+// flying: the Host is being told, or is about to be for the first time.
+func (a *amendment) flying(name string) bool {
+	for _, s := range a.stages() {
+		if h := s.hosts[name]; h != nil && !s.failed && !h.done && (h.flying || (h.tries == 0 && s.version != nil)) {
+			return true
+		}
+	}
+	return false
+}
+
+// syncedPast: the Host installed the Section at this version.
+func (a *amendment) syncedPast(name string, v *lbagentv1.Version) {
+	for _, s := range a.stages() {
+		h := s.hosts[name]
+		if h == nil || h.done || !s.ready() || txn.CompareVersions(v, s.version) < 0 {
+			continue
+		}
+		if h.cancel != nil {
+			h.cancel()
+		}
+		h.cancel, h.flying, h.done = nil, false, true
+	}
+}
+
+// heldNames are the upstreams that the Amendment may still bring or leave in traffic.
+func (a *amendment) heldNames() []string {
+	if a.over {
+		return nil
+	}
+	out := slices.Concat(a.a.Remove, a.a.Retire)
+	for _, u := range a.a.Insert {
+		out = append(out, u.GetName())
+	}
+	return out
+}
+
+// Amend takes an Amendment; the Listener is told how it ends, and again as its names are released. The same id again
+// joins the pending one.
+func (c *Conductor) Amend(ctx context.Context, a txn.Amendment) error {
+	if err := checkAmendment(a); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	var err error
+	if e := c.ask(ctx, func() { err = c.amend(a) }); e != nil {
+		return e
+	}
+	return err
+}
+
+func checkAmendment(a txn.Amendment) error {
+	if err := checkID(a.ID); err != nil {
+		return err
+	}
+	switch {
+	case a.Group == "" || a.App == "":
+		return errors.New("an amendment needs a group and an app")
+	case len(a.Remove)+len(a.Insert)+len(a.Retire) == 0:
+		return errors.New("an amendment must remove, insert or retire something")
+	case len(a.Retire) > 0 && len(a.Insert) == 0:
+		return errors.New("upstreams retire only behind inserted ones: scale down with a transaction")
+	}
+	size := 0
+	for _, u := range a.Insert {
+		if _, err := deterministic.Marshal(u); err != nil {
+			return err
+		}
+		size += proto.Size(u)
+	}
+	for _, name := range slices.Concat(a.Remove, a.Retire) {
+		size += len(name)
+	}
+	if size > maxRecordBytes/2 {
+		return fmt.Errorf("%d bytes, at most %d are possible", size, maxRecordBytes/2)
+	}
+	return nil
+}
+
+func (c *Conductor) amend(a txn.Amendment) error {
+	if c.amends[a.ID] != nil {
+		return nil
+	}
+	view, ok := c.reg.View(a.Group)
+	if !ok {
+		return fmt.Errorf("%w: group %s is not declared", ErrInvalid, a.Group)
+	}
+	if len(c.amends) >= maxAmendments {
+		return ErrTooMany
+	}
+	if a.Deadline.IsZero() {
+		a.Deadline = time.Now().Add(insertPatience)
+	}
+	m := newAmendment(a, view.Hosts)
+	c.amends[a.ID] = m
+	if m.remove != nil {
+		c.noteDead(m)
+		c.startRemove(m)
+	}
+	if m.insert != nil {
+		c.startInsert(m)
+	}
+	return nil
+}
+
+func newAmendment(a txn.Amendment, hosts []string) *amendment {
+	m := &amendment{a: a, hosts: hosts, record: amendRecord{
+		Format: recordFormat, ID: a.ID, Group: a.Group, App: a.App, Remove: a.Remove, Retire: a.Retire, Actor: a.Actor,
+		Reason: a.Reason, Deadline: a.Deadline,
+	}}
+	for _, u := range a.Insert {
+		m.record.Insert = append(m.record.Insert, encodeProto(u))
+	}
+	if len(a.Remove) > 0 {
+		m.remove = newStage(hosts)
+	}
+	if len(a.Insert) > 0 {
+		m.insert = newStage(hosts)
+	}
+	return m
+}
+
+// noteDead subtracts the removed names from every open transaction on the Section: what is dead is in no target.
+func (c *Conductor) noteDead(a *amendment) {
+	for _, o := range c.txns {
+		if o.changeOf(a.key()) != nil {
+			for _, name := range a.a.Remove {
+				o.dead[name] = true
+			}
+		}
+	}
+}
+
+func (a *amendment) keys() []txn.SectionKey {
+	return []txn.SectionKey{a.key(), txnKey(a.lockID())}
+}
+
+// startRemove counts the removal in the committed Section, durably, and then tells the Hosts. It waits for no lock: a
+// dead upstream cannot serve under either outcome of an open transaction.
+func (c *Conductor) startRemove(a *amendment) {
+	c.writeAmended(a, a.remove, func(s *lbagentv1.CommittedSection) *lbagentv1.CommittedSection {
+		gone := map[string]bool{}
+		for _, name := range a.a.Remove {
+			gone[name] = true
+		}
+		return &lbagentv1.CommittedSection{Section: txn.Without(s.GetSection(), gone)}
+	})
+}
+
+// writeAmended makes the next committed Section durable together with the Amendment, and then numbers the stage.
+// An App without a committed Section stays so; the Hosts are told all the same, for the open transaction there.
+func (c *Conductor) writeAmended(a *amendment, s *stage, change func(*lbagentv1.CommittedSection) *lbagentv1.CommittedSection) {
+	var next *lbagentv1.CommittedSection
+	c.submit(write{
+		keys: a.keys(),
+		ops: func() ([]store.Op, error) {
+			ops := []store.Op{{Kind: store.Put, Key: prefixAmend + a.a.ID, Value: encode(a.record)}}
+			now := c.sections[a.key()]
+			if now == nil || now.committed.GetRemoved() {
+				return ops, nil
+			}
+			next = change(now.committed)
+			v := now.version()
+			next.Version = &lbagentv1.Version{Txn: v.GetTxn(), Amendments: v.GetAmendments() + 1}
+			return append(ops, now.put(a.key(), next)), nil
+		},
+		done: func(rev store.Revision, err error) {
+			if err != nil {
+				c.log.Error("an amendment could not be recorded", "amendment", a.a.ID, "error", err)
+				s.failed = true
+				a.record.Failure = fmt.Sprintf("it could not be recorded: %v", err)
+				if s == a.insert {
+					a.locked = false
+					c.unlock(a.lockID())
+				}
+				c.advanceAmendment(a)
+				return
+			}
+			version := &lbagentv1.Version{}
+			if next != nil {
+				c.install(a.key(), next, rev, 0)
+				version = next.GetVersion()
+			} else if now := c.sections[a.key()]; now != nil {
+				version = now.version()
+			}
+			c.numberStage(a, s, version)
+		},
+	})
+}
+
+func (c *Conductor) numberStage(a *amendment, s *stage, version *lbagentv1.Version) {
+	s.version = version
+	c.withOrder(func(order uint64) {
+		s.order = order
+		c.passed(a.key(), order)
+		c.advanceAmendment(a)
+	})
+}
+
+// startInsert asks for the Section: inserts wait while a transaction is open on it.
+func (c *Conductor) startInsert(a *amendment) {
+	var granted []string
+	c.locks, granted = c.locks.Add(txn.LockRequest{ID: a.lockID(), Sections: []txn.SectionKey{a.key()}})
+	c.grant(granted)
+}
+
+// insertGranted counts the insertion in the committed Section, durably, and then tells the Hosts.
+func (c *Conductor) insertGranted(a *amendment) {
+	a.locked = true
+	now := c.sections[a.key()]
+	if now == nil || now.committed.GetRemoved() {
+		c.giveUp(a, "the app has no committed section in the group")
+		return
+	}
+	a.record.Applied = true
+	c.writeAmended(a, a.insert, func(s *lbagentv1.CommittedSection) *lbagentv1.CommittedSection {
+		a.record.Retired = nil
+		retire := map[string]bool{}
+		for _, name := range a.a.Retire {
+			retire[name] = true
+		}
+		next := txn.Without(s.GetSection(), retire)
+		for _, u := range s.GetSection().GetUpstreams() {
+			if retire[u.GetName()] {
+				a.record.Retired = append(a.record.Retired, encodeProto(u))
+			}
+		}
+		addMissing(next, a.a.Insert)
+		return &lbagentv1.CommittedSection{Section: next}
+	})
+}
+
+// addMissing appends the upstreams whose names the Section does not have.
+func addMissing(s *lbagentv1.Section, upstreams []*lbagentv1.Upstream) {
+	for _, u := range upstreams {
+		if !slices.ContainsFunc(s.Upstreams, func(have *lbagentv1.Upstream) bool { return have.GetName() == u.GetName() }) {
+			s.Upstreams = append(s.Upstreams, u)
+		}
+	}
+}
+
+// giveWay gives up insertions that hold a Section which a rollback wants (ROLLBACK-IS-FREE).
+func (c *Conductor) giveWay(keys []txn.SectionKey) {
+	for _, id := range sortedKeys(c.amends) {
+		a := c.amends[id]
+		if a != nil && a.locked && slices.Contains(keys, a.key()) {
+			c.giveUp(a, "a rollback takes the section")
+		}
+	}
+}
+
+// giveUp takes an insertion back: the committed Section gets what retired again and loses what was inserted, and the
+// reconciler brings every Host there. Hosts keep the old ones until others are green (NEVER-ZERO).
+func (c *Conductor) giveUp(a *amendment, why string) {
+	if a.insert == nil || a.insert.failed {
+		return
+	}
+	a.insert.stop()
+	a.record.Failure = why
+	c.log.Warn("an insertion is given up", "amendment", a.a.ID, "group", a.a.Group, "app", a.a.App, "reason", why)
+	if !a.record.Applied {
+		c.unlock(a.lockID())
+		a.locked = false
+		c.advanceAmendment(a)
+		return
+	}
+	inserted := map[string]bool{}
+	for _, u := range a.a.Insert {
+		inserted[u.GetName()] = true
+	}
+	a.record.Undone = true
+	var next *lbagentv1.CommittedSection
+	c.submit(write{
+		keys: a.keys(),
+		ops: func() ([]store.Op, error) {
+			ops := []store.Op{{Kind: store.Put, Key: prefixAmend + a.a.ID, Value: encode(a.record)}}
+			now := c.sections[a.key()]
+			if now == nil || now.committed.GetRemoved() {
+				return ops, nil
+			}
+			s := txn.Without(now.committed.GetSection(), inserted)
+			var back []*lbagentv1.Upstream
+			for _, b := range a.record.Retired {
+				var u lbagentv1.Upstream
+				if proto.Unmarshal(b, &u) == nil && !c.removedByAmendment(a.key(), u.GetName()) {
+					back = append(back, &u)
+				}
+			}
+			addMissing(s, back)
+			v := now.version()
+			next = &lbagentv1.CommittedSection{Section: s, Version: &lbagentv1.Version{Txn: v.GetTxn(), Amendments: v.GetAmendments() + 1}}
+			return append(ops, now.put(a.key(), next)), nil
+		},
+		done: func(rev store.Revision, err error) {
+			if err != nil {
+				c.log.Error("an insertion could not be taken back", "amendment", a.a.ID, "error", err)
+			} else if next != nil {
+				c.install(a.key(), next, rev, 0)
+			}
+			a.locked = false
+			c.unlock(a.lockID())
+			c.advanceAmendment(a)
+			for _, name := range a.hosts {
+				if h := c.hosts[name]; h != nil {
+					c.refresh(h)
+				}
+			}
+		},
+	})
+}
+
+// removedByAmendment: a pending Amendment says that the upstream is dead.
+func (c *Conductor) removedByAmendment(key txn.SectionKey, name string) bool {
+	for _, a := range c.amends {
+		if a.key() == key && slices.Contains(a.a.Remove, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// advanceAmendment sends what is to be sent, gives up what is late, and tells the end.
+func (c *Conductor) advanceAmendment(a *amendment) {
+	if a.over || c.amends[a.a.ID] != a {
+		return
+	}
+	now := time.Now()
+	if a.insert != nil && !a.insert.over() && !now.Before(a.a.Deadline) {
+		c.giveUp(a, "the deadline passed: "+a.waiting())
+		return
+	}
+	for _, s := range a.stages() {
+		if !s.ready() {
+			continue
+		}
+		for _, name := range a.hosts {
+			h := s.hosts[name]
+			if !h.done && !h.flying && !now.Before(h.at) {
+				c.sendStage(a, s, name)
+			}
+		}
+	}
+	if a.remove.over() && a.insert.over() && (a.insert == nil || !a.insert.failed || !a.locked) {
+		c.concludeAmendment(a)
+	}
+}
+
+// waiting names the Hosts that have not answered the insertion.
+func (a *amendment) waiting() string {
+	if !a.insert.ready() {
+		return "a transaction held the section"
+	}
+	var names []string
+	for _, name := range a.hosts {
+		if !a.insert.hosts[name].done {
+			names = append(names, name)
+		}
+	}
+	return "no answer from " + strings.Join(names, ", ")
+}
+
+// sendStage tells one Host.
+func (c *Conductor) sendStage(a *amendment, s *stage, name string) {
+	h, sh := c.hosts[name], s.hosts[name]
+	req := &lbagentv1.AmendRequest{
+		Fence: c.reg.FenceOf(h.group), App: a.a.App, Order: s.order, Base: s.version,
+		Origin: &lbagentv1.Origin{Actor: a.a.Actor, Reason: a.a.Reason},
+	}
+	timeout := c.opts.CallTimeout
+	if s == a.insert {
+		left := max(time.Until(a.a.Deadline), 0)
+		req.Insert, req.Retire, req.Deadline = a.a.Insert, a.a.Retire, durationpb.New(left)
+		timeout = left + deadlineSlack
+	} else {
+		req.Remove = a.a.Remove
+	}
+	order := s.order
+	call := func(ctx context.Context) reply {
+		resp, err := h.link.Client().Amend(ctx, connect.NewRequest(req))
+		if err != nil {
+			return reply{err: err}
+		}
+		r := reply{refusal: resp.Msg.GetRefusal()}
+		if e := resp.Msg.GetAmended().GetEvidence(); e != nil {
+			r.evidence = []*lbagentv1.Evidence{e}
+		}
+		return orEmpty(r, resp.Msg.GetAmended() != nil)
+	}
+	sh.flying = true
+	sh.cancel = c.spawn(h, timeout, call, func(r reply) {
+		if c.amends[a.a.ID] != a || s.failed {
+			return
+		}
+		sh.flying, sh.cancel = false, nil
+		c.stageAnswered(a, s, h, order, r)
+		c.advanceAmendment(a)
+		c.refresh(h)
+	})
+}
+
+// stageAnswered takes the answer of one Host. A removal is repeated until it is yes; an insertion is given up on a no
+// that will not change by itself.
+func (c *Conductor) stageAnswered(a *amendment, s *stage, h *host, order uint64, r reply) {
+	sh := s.hosts[h.name]
+	reason := r.refusal.GetReason()
+	switch {
+	case r.err == nil && r.refusal == nil:
+		sh.done = true
+		if o := c.openOn(a.key(), h.name); !o {
+			c.noteEvidence(h, r.evidence, map[string]bool{})
+		}
+		return
+	case reason == lbagentv1.RefusalReason_REFUSAL_REASON_STALE_ORDER:
+		if order == s.order && s.order != 0 {
+			s.order = 0
+			c.numberStage(a, s, s.version)
+		}
+	case s == a.insert && r.refusal != nil && !passing(reason):
+		c.giveUp(a, fmt.Sprintf("host %s refused: %s", h.name, refusalText(r.refusal)))
+		return
+	}
+	c.noteHigherEpoch(h, r.refusal)
+	if r.err != nil {
+		c.log.Debug("an amendment was not answered", "host", h.name, "amendment", a.a.ID, "error", registry.Plain(r.err))
+	}
+	sh.tries++
+	sh.at = time.Now().Add(min(50*time.Millisecond<<min(sh.tries, 6), 2*time.Second))
+}
+
+// passing reasons change by themselves, or when the Host was synced.
+func passing(r lbagentv1.RefusalReason) bool {
+	switch r {
+	case lbagentv1.RefusalReason_REFUSAL_REASON_BUSY, lbagentv1.RefusalReason_REFUSAL_REASON_BASE_MISMATCH,
+		lbagentv1.RefusalReason_REFUSAL_REASON_PROXY_DOWN:
+		return true
+	}
+	return false
+}
+
+func refusalText(r *lbagentv1.Refusal) string {
+	out := txn.RefusalWord(r.GetReason())
+	for _, s := range []string{r.GetUpstream(), r.GetMessage()} {
+		if s != "" {
+			out += ": " + s
+		}
+	}
+	return out
+}
+
+// openOn: a transaction is open on the Section on that Host, so an answer there says nothing about the report.
+func (c *Conductor) openOn(key txn.SectionKey, host string) bool {
+	for _, o := range c.txns {
+		if o.changeOf(key) != nil && o.unfinished(host) {
+			return true
+		}
+	}
+	return false
+}
+
+// concludeAmendment tells the end, and watches until the names that left are released.
+func (c *Conductor) concludeAmendment(a *amendment) {
+	a.over = true
+	if a.locked {
+		a.locked = false
+		c.unlock(a.lockID())
+	}
+	failure := a.record.Failure
+	out := txn.Amended{ID: a.a.ID, Group: a.a.Group, App: a.a.App, Done: failure == "", Reason: failure}
+	left := slices.Clone(a.a.Remove)
+	if a.insert != nil && failure != "" {
+		for _, u := range a.a.Insert {
+			left = append(left, u.GetName())
+		}
+	} else {
+		left = append(left, a.a.Retire...)
+	}
+	version := &lbagentv1.Version{}
+	if s := c.sections[a.key()]; s != nil {
+		version = s.version()
+	}
+	d := &drain{
+		id: a.lockID(), app: a.a.App, amendment: &out, released: map[string]bool{},
+		changes: []retiredRecord{{Group: a.a.Group, App: a.a.App, Retired: left}},
+		views:   []viewRecord{{Group: a.a.Group, Hosts: a.hosts}},
+		min:     map[txn.SectionKey]*lbagentv1.Version{a.key(): version},
+	}
+	c.drains[d.id] = d
+	c.waitingFor(d)
+	first := out
+	first.Released = sortedKeys(d.released)
+	d.said(first.Released, nil)
+	c.opts.Listener.Amended(first)
+	c.watchDrain(d)
+}
+
+// forgetAmendment drops an Amendment of which everything is told and released.
+func (c *Conductor) forgetAmendment(id string) {
+	a := c.amends[id]
+	if a == nil {
+		return
+	}
+	delete(c.amends, id)
+	c.submit(write{
+		keys: []txn.SectionKey{txnKey(a.lockID())},
+		ops: func() ([]store.Op, error) {
+			return []store.Op{{Kind: store.Delete, Key: prefixAmend + id}}, nil
+		},
+		done: func(_ store.Revision, err error) {
+			if err != nil {
+				c.log.Warn("an ended amendment was not forgotten", "amendment", id, "error", err)
+			}
+		},
+	})
+}

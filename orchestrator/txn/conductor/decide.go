@@ -1,0 +1,192 @@
+package conductor
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+
+	"github.com/cutover/cutover/orchestrator/registry"
+	"github.com/cutover/cutover/orchestrator/store"
+	"github.com/cutover/cutover/orchestrator/txn"
+)
+
+// errBase: a committed Section moved on below a transaction.
+var errBase = errors.New("the committed section is not the base any more")
+
+// decide writes the Commit record and the Sections that it commits, in one write-once Commit that also checks the views
+// and the bases. Large evidence goes first, in chunks of which the record holds the digest: a record that exists always
+// has its evidence.
+func (c *Conductor) decide(o *transaction) {
+	votes, chunks := c.votes(o)
+	if len(chunks) == 0 {
+		c.writeDecision(o, votes)
+		return
+	}
+	c.submit(write{
+		ops: func() ([]store.Op, error) { return chunks[:1], nil },
+		done: func(_ store.Revision, err error) {
+			c.afterChunk(o, votes, chunks, err)
+		},
+	})
+}
+
+// afterChunk writes the next chunk, or the decision after the last one.
+func (c *Conductor) afterChunk(o *transaction, votes []voteRecord, chunks []store.Op, err error) {
+	switch {
+	case err != nil:
+		c.step(o, txn.WriteRefused{Cause: txn.CauseStore, Reason: fmt.Sprintf("the evidence could not be recorded: %v", err)})
+	case len(chunks) == 1:
+		c.writeDecision(o, votes)
+	default:
+		c.submit(write{
+			ops:  func() ([]store.Op, error) { return chunks[1:2], nil },
+			done: func(_ store.Revision, err error) { c.afterChunk(o, votes, chunks[1:], err) },
+		})
+	}
+}
+
+// votes lists the Verified of every Host of the pinned views, with the evidence or its chunks.
+func (c *Conductor) votes(o *transaction) (votes []voteRecord, chunks []store.Op) {
+	total := 0
+	var encoded [][]byte
+	for _, h := range o.state.Hosts {
+		e := encodeEvidence(h.Evidence)
+		encoded = append(encoded, e)
+		total += len(e)
+	}
+	for i, h := range o.state.Hosts {
+		v := voteRecord{Host: h.Name, Group: h.Group, Proxy: h.Proxy, Vote: h.Vote.String(), PID: h.PID, Digest: digest(encoded[i])}
+		if total <= maxInlineEvidence {
+			v.Evidence = encoded[i]
+		} else {
+			for part := range slices.Chunk(encoded[i], evidenceChunk) {
+				chunks = append(chunks, store.Op{Kind: store.Put, Value: part,
+					Key: fmt.Sprintf("%s%s/%s/%d", prefixEvidence, o.id(), h.Name, v.Chunks)})
+				v.Chunks++
+			}
+		}
+		votes = append(votes, v)
+	}
+	return votes, chunks
+}
+
+func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
+	keys := []txn.SectionKey{txnKey(o.id())}
+	for _, ch := range o.changes {
+		keys = append(keys, ch.key)
+	}
+	next := map[txn.SectionKey]*lbagentv1.CommittedSection{}
+	var at time.Time
+	var retired []retiredRecord
+	c.submit(write{
+		keys: keys,
+		ops: func() ([]store.Op, error) {
+			at = time.Now().UTC()
+			retired = nil
+			rec := decisionRecord{
+				Format: recordFormat, ID: o.id(), Deploy: o.record.Deploy, App: o.record.App, Order: o.state.Order,
+				Epoch: c.opts.Fence.Epoch, CommittedAt: at, Actor: o.record.Actor, Reason: o.record.Reason,
+				Views: o.record.Views, Votes: votes, Record: o.record.Record,
+			}
+			ops := []store.Op{{Kind: store.Create, Key: prefixDecision + o.id()}}
+			for _, v := range o.views {
+				ops = append(ops, store.Op{Kind: store.Check, Key: registry.ViewKey(v.Group), Expect: v.Revision})
+			}
+			for _, ch := range o.changes {
+				now := c.sections[ch.key]
+				if now.version().GetTxn() != ch.base.GetVersion().GetTxn() {
+					return nil, errBase
+				}
+				next[ch.key] = committedAfter(ch, o.state.Order, o.dead)
+				r := retiredRecord{Group: ch.key.Group, App: ch.key.App, Retired: retiredNames(now, next[ch.key], o.dead)}
+				retired = append(retired, r)
+				rec.Changes = append(rec.Changes, r)
+				ops = append(ops, now.put(ch.key, next[ch.key]))
+			}
+			ops[0].Value = encode(rec)
+			return ops, nil
+		},
+		done: func(rev store.Revision, err error) {
+			var conflict *store.ConflictError
+			switch {
+			case errors.Is(err, errBase), errors.As(err, &conflict):
+				c.step(o, txn.WriteRefused{Cause: txn.CauseBaseMismatch, Reason: fmt.Sprintf("the committed state moved on: %v", err)})
+			case err != nil:
+				c.step(o, txn.WriteRefused{Cause: txn.CauseStore, Reason: fmt.Sprintf("the commit record was refused: %v", err)})
+			default:
+				for key, s := range next {
+					c.install(key, s, rev, o.state.Order)
+				}
+				c.trackCommit(o, retired)
+				c.step(o, txn.DecisionWritten{At: at})
+				c.watchDrain(c.drains[o.id()])
+			}
+		},
+	})
+}
+
+// committedAfter is the Section that a change commits: its target without what died meanwhile. A removed Section leaves
+// its order number behind.
+func committedAfter(ch change, order uint64, dead map[string]bool) *lbagentv1.CommittedSection {
+	out := &lbagentv1.CommittedSection{Version: &lbagentv1.Version{Txn: order}}
+	if ch.target == nil {
+		out.Removed = true
+		out.Section = &lbagentv1.Section{App: ch.key.App}
+	} else {
+		out.Section = txn.Without(ch.target, dead)
+	}
+	return out
+}
+
+// retiredNames are the upstreams of now that next does not have, apart from the dead.
+func retiredNames(now *section, next *lbagentv1.CommittedSection, dead map[string]bool) []string {
+	keep := map[string]bool{}
+	for _, u := range next.GetSection().GetUpstreams() {
+		keep[u.GetName()] = true
+	}
+	var out []string
+	for _, u := range now.upstreams() {
+		if !keep[u.GetName()] && !dead[u.GetName()] {
+			out = append(out, u.GetName())
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (s *section) version() *lbagentv1.Version {
+	if s == nil {
+		return nil
+	}
+	return s.committed.GetVersion()
+}
+
+func (s *section) upstreams() []*lbagentv1.Upstream {
+	if s == nil {
+		return nil
+	}
+	return s.committed.GetSection().GetUpstreams()
+}
+
+// put is the operation that replaces the Section; a conflict if anybody else wrote it.
+func (s *section) put(key txn.SectionKey, next *lbagentv1.CommittedSection) store.Op {
+	op := store.Op{Kind: store.Create, Key: sectionKey(key), Value: encodeProto(next)}
+	if s != nil {
+		op.Kind, op.Expect = store.Replace, s.revision
+	}
+	return op
+}
+
+// install makes a written Section the committed one.
+func (c *Conductor) install(key txn.SectionKey, s *lbagentv1.CommittedSection, rev store.Revision, order uint64) {
+	c.sections[key] = &section{committed: s, revision: rev}
+	c.passed(key, order)
+	for _, h := range c.hosts {
+		if h.group == key.Group {
+			h.suspects[key.App] = true
+		}
+	}
+}

@@ -1,0 +1,279 @@
+package conductor
+
+import (
+	"context"
+	"slices"
+
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+
+	"github.com/cutover/cutover/orchestrator/txn"
+)
+
+// drain watches how the Hosts release what one committed transaction or one Amendment took out (NO-ORPHAN-KILL).
+type drain struct {
+	id, app string
+	changes []retiredRecord
+	views   []viewRecord
+	// min is the version from which on a report counts, by Section.
+	min map[txn.SectionKey]*lbagentv1.Version
+	// released is by name; once released, a name stays so: it is never a target again.
+	released map[string]bool
+	forced   bool
+	done     bool
+	// amendment: tell is through Listener.Amended, as the end of that Amendment.
+	amendment *txn.Amended
+	told      string // what was told last
+}
+
+// trackCommit begins to watch what a commit retired.
+func (c *Conductor) trackCommit(o *transaction, retired []retiredRecord) {
+	d := &drain{id: o.id(), app: o.record.App, changes: retired, views: o.record.Views,
+		min: map[txn.SectionKey]*lbagentv1.Version{}, released: map[string]bool{}}
+	for _, r := range retired {
+		d.min[txn.SectionKey{Group: r.Group, App: r.App}] = &lbagentv1.Version{Txn: o.state.Order}
+	}
+	c.drains[d.id] = d
+}
+
+// hostsOf returns the declared Hosts of the Group's pinned view.
+func (c *Conductor) hostsOf(views []viewRecord, group string) []*host {
+	var out []*host
+	for _, v := range views {
+		if v.Group != group {
+			continue
+		}
+		for _, name := range v.Hosts {
+			if h := c.hosts[name]; h != nil {
+				out = append(out, h)
+			}
+		}
+	}
+	return out
+}
+
+// watchDrain looks again at what the Hosts say, and tells what changed.
+func (c *Conductor) watchDrain(d *drain) {
+	if d == nil || d.done {
+		return
+	}
+	d.done = len(c.waitingFor(d)) == 0
+	c.tellDrain(d)
+	if !d.done {
+		return
+	}
+	delete(c.drains, d.id)
+	if past, ok := c.past.get(d.id); ok && !past.Drained {
+		past.Drained, past.Forced = true, d.forced
+		c.endTxn(d.id, past, false)
+	} else if o := c.txns[d.id]; o != nil {
+		c.drains[d.id] = d // finish notes it
+	}
+	if d.amendment != nil {
+		c.forgetAmendment(d.amendment.ID)
+	}
+}
+
+// waitingFor notes what is released by now and returns the Hosts that still hold something, sorted.
+func (c *Conductor) waitingFor(d *drain) []string {
+	var waiting []string
+	for _, r := range d.changes {
+		key := txn.SectionKey{Group: r.Group, App: r.App}
+		hosts := c.hostsOf(d.views, r.Group)
+		for _, h := range hosts {
+			if !h.reports.Known || txn.CompareVersions(versionOn(h, r.App), d.min[key]) < 0 && !absentOn(h, r.App) {
+				waiting = append(waiting, h.name)
+			}
+		}
+		for _, name := range r.Retired {
+			if d.released[name] || c.committed(key, name) {
+				continue // committed again: the commit that takes it out will watch it
+			}
+			all := true
+			if c.inOpenTxn(key, name) {
+				all = false // it may come back into traffic, or stay: its transaction decides
+				for _, h := range hosts {
+					waiting = append(waiting, h.name)
+				}
+			}
+			for _, h := range hosts {
+				ok, forced := txn.ReleasedOn(h.reports, r.App, name, d.min[key])
+				d.forced = d.forced || (ok && forced)
+				if !ok {
+					all = false
+					waiting = append(waiting, h.name)
+				}
+			}
+			if all {
+				d.released[name] = true
+			}
+		}
+	}
+	slices.Sort(waiting)
+	return slices.Compact(waiting)
+}
+
+func versionOn(h *host, app string) *lbagentv1.Version { return h.reports.Sections[app].GetVersion() }
+
+// absentOn: the Host has said everything and has nothing of the App.
+func absentOn(h *host, app string) bool { return h.reports.Known && h.reports.Sections[app] == nil }
+
+// committed: the name is in the committed Section.
+func (c *Conductor) committed(key txn.SectionKey, name string) bool {
+	return slices.ContainsFunc(c.sections[key].upstreams(), func(u *lbagentv1.Upstream) bool { return u.GetName() == name })
+}
+
+// inOpenTxn: an open transaction may make the name routable, or bring it back.
+func (c *Conductor) inOpenTxn(key txn.SectionKey, name string) bool {
+	for _, o := range c.txns {
+		if ch := o.changeOf(key); ch != nil && o.holds(ch, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// holds: the transaction can still put the name into traffic on some Host, or bring it back.
+func (o *transaction) holds(ch *change, name string) bool {
+	in := func(s *lbagentv1.Section) bool {
+		return slices.ContainsFunc(s.GetUpstreams(), func(u *lbagentv1.Upstream) bool { return u.GetName() == name })
+	}
+	switch {
+	case o.undecided():
+		return !o.dead[name] && (in(ch.target) || in(ch.base.GetSection()))
+	case o.state.Phase == txn.Committed:
+		return false // what it committed is in the Section, what it retired in its drain
+	default:
+		owed := slices.ContainsFunc(o.state.Hosts, func(h txn.Host) bool { return h.SentActivate && !h.Done })
+		return owed && in(ch.target)
+	}
+}
+
+// tellDrain tells the Listener, once for every change, how far the drain is.
+func (c *Conductor) tellDrain(d *drain) {
+	names := sortedKeys(d.released)
+	if d.amendment != nil {
+		if len(names) == 0 || d.said(names, nil) {
+			return
+		}
+		a := *d.amendment
+		a.Released = names
+		c.opts.Listener.Amended(a)
+		return
+	}
+	waiting := c.waitingFor(d)
+	if d.said(names, waiting) && !d.done {
+		return
+	}
+	// One message for each Group, and one without a Group for a transaction that named none.
+	if len(d.changes) == 0 {
+		c.opts.Listener.TxnDrained(txn.Drained{Txn: d.id, App: d.app, Done: true})
+	}
+	for _, r := range d.changes {
+		out := txn.Drained{Txn: d.id, App: r.App, Group: r.Group, Done: d.done, Forced: d.forced}
+		for _, name := range r.Retired {
+			if d.released[name] {
+				out.Released = append(out.Released, name)
+			}
+		}
+		if !d.done {
+			for _, h := range c.hostsOf(d.views, r.Group) {
+				if slices.Contains(waiting, h.name) {
+					out.Waiting = append(out.Waiting, h.name)
+				}
+			}
+		}
+		c.opts.Listener.TxnDrained(out)
+	}
+}
+
+// said notes what is about to be told, and says whether the same was told before.
+func (d *drain) said(names, waiting []string) bool {
+	what := string(encode([]any{names, waiting, d.forced, d.done}))
+	same := d.told == what
+	d.told = what
+	return same
+}
+
+// pastDrain is the drain of a transaction that ended drained.
+func pastDrain(id string, r endedRecord) *drain {
+	d := &drain{id: id, app: r.App, changes: r.Changes, views: r.Hosts, released: map[string]bool{}, forced: r.Forced, done: true}
+	for _, ch := range r.Changes {
+		for _, name := range ch.Retired {
+			d.released[name] = true
+		}
+	}
+	return d
+}
+
+// Released returns those of the names that no Host routes or holds sessions for, as far as this orchestrator ever named
+// them to a Host: they are not committed, in no open transaction, in no pending Amendment, drained everywhere if they
+// ever left a committed Section, and no Host reports them. Only their tasks may be killed (NO-ORPHAN-KILL).
+func (c *Conductor) Released(ctx context.Context, names []string) ([]string, error) {
+	var out []string
+	err := c.ask(ctx, func() {
+		held := c.heldNames()
+		for _, name := range names {
+			if !held[name] {
+				out = append(out, name)
+			}
+		}
+	})
+	return out, err
+}
+
+// heldNames are all names that may be in traffic somewhere.
+func (c *Conductor) heldNames() map[string]bool {
+	held := map[string]bool{}
+	for _, s := range c.sections {
+		for _, u := range s.upstreams() {
+			held[u.GetName()] = true
+		}
+	}
+	for _, o := range c.txns {
+		for i := range o.changes {
+			ch := &o.changes[i]
+			for _, s := range []*lbagentv1.Section{ch.target, ch.base.GetSection()} {
+				for _, u := range s.GetUpstreams() {
+					if o.holds(ch, u.GetName()) {
+						held[u.GetName()] = true
+					}
+				}
+			}
+		}
+	}
+	for _, d := range c.drains {
+		for _, r := range d.changes {
+			for _, name := range r.Retired {
+				if !d.released[name] {
+					held[name] = true
+				}
+			}
+		}
+	}
+	for _, a := range c.amends {
+		for _, name := range a.heldNames() {
+			held[name] = true
+		}
+	}
+	for _, h := range c.hosts {
+		for _, s := range h.reports.Sections {
+			for _, row := range s.GetEvidence().GetUpstreams() {
+				if !row.GetDrained() {
+					held[row.GetName()] = true
+				}
+			}
+		}
+	}
+	return held
+}
+
+// resumeDrain goes on watching a transaction that ended in an earlier term, and was not drained by then.
+func (c *Conductor) resumeDrain(id string, r endedRecord) {
+	d := pastDrain(id, r)
+	d.done, d.released = false, map[string]bool{}
+	d.min = map[txn.SectionKey]*lbagentv1.Version{}
+	for _, ch := range r.Changes {
+		d.min[txn.SectionKey{Group: ch.Group, App: ch.App}] = &lbagentv1.Version{Txn: r.Status.Order}
+	}
+	c.drains[id] = d
+}

@@ -1,0 +1,142 @@
+package conductor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cutover/cutover/orchestrator/store"
+	"github.com/cutover/cutover/orchestrator/txn"
+)
+
+// pastTxns are the newest ended transactions, so that Outcome knows them. Those that are not drained stay beyond the
+// bound: their upstreams are still watched.
+type pastTxns struct {
+	keep  int
+	byID  map[string]endedRecord
+	order []string // oldest first
+}
+
+func newPastTxns(keep int) pastTxns { return pastTxns{keep: keep, byID: map[string]endedRecord{}} }
+
+func (p *pastTxns) has(id string) bool { _, ok := p.byID[id]; return ok }
+
+func (p *pastTxns) get(id string) (endedRecord, bool) { r, ok := p.byID[id]; return r, ok }
+
+func (p *pastTxns) put(id string, r endedRecord) {
+	if !p.has(id) {
+		p.order = append(p.order, id)
+	}
+	p.byID[id] = r
+}
+
+// overflow removes and returns the oldest one beyond the bound that may go.
+func (p *pastTxns) overflow() (string, bool) {
+	if len(p.order) <= p.keep {
+		return "", false
+	}
+	for i, id := range p.order {
+		if p.byID[id].Drained {
+			p.order = append(p.order[:i:i], p.order[i+1:]...)
+			delete(p.byID, id)
+			return id, true
+		}
+	}
+	return "", false
+}
+
+// endTxn keeps how a transaction ended, and drops its open records and the oldest of the past ones.
+func (c *Conductor) endTxn(id string, r endedRecord, recorded bool) {
+	c.past.put(id, r)
+	drop, overflow := c.past.overflow()
+	c.submit(write{
+		keys: []txn.SectionKey{txnKey(id)},
+		ops: func() ([]store.Op, error) {
+			ops := []store.Op{{Kind: store.Put, Key: prefixEnded + id, Value: encode(r)}}
+			if recorded {
+				ops = append(ops, store.Op{Kind: store.Delete, Key: prefixTxn + id}, store.Op{Kind: store.Delete, Key: prefixMark + id})
+			}
+			if overflow {
+				ops = append(ops, store.Op{Kind: store.Delete, Key: prefixEnded + drop}, store.Op{Kind: store.Delete, Key: prefixDecision + drop})
+			}
+			return ops, nil
+		},
+		done: func(_ store.Revision, err error) {
+			if err != nil {
+				c.log.Warn("the end of a transaction was not recorded: the next leader tells the hosts again", "txn", id, "error", err)
+			}
+			if overflow {
+				c.dropEvidence(drop)
+			}
+		},
+	})
+}
+
+// dropEvidence deletes the chunks of a decision that nobody can ask for any longer.
+func (c *Conductor) dropEvidence(id string) {
+	c.work.Go(func() {
+		records, err := c.opts.Store.List(c.ctx, prefixEvidence+id+"/", "", store.MaxOps)
+		if err != nil || len(records) == 0 {
+			return
+		}
+		var ops []store.Op
+		for _, r := range records {
+			ops = append(ops, store.Op{Kind: store.Delete, Key: r.Key})
+		}
+		if _, err := c.commit(ops); err != nil && !errors.Is(err, errAbandoned) {
+			c.log.Warn("old evidence was not deleted", "txn", id, "error", err)
+		}
+	})
+}
+
+// Outcome returns how a transaction stands: open, ended in this term, or as the store has it. False: it never began, or
+// ended so long ago that nothing is kept. For a committed one the Listener is told of its draining again, so that one
+// who was restarted goes on from there.
+func (c *Conductor) Outcome(ctx context.Context, id string) (txn.Status, bool, error) {
+	var status txn.Status
+	var found bool
+	err := c.ask(ctx, func() {
+		if o := c.txns[id]; o != nil {
+			status, found = c.rules.Status(o.state), true
+			if d := c.drains[id]; d != nil {
+				c.tellDrain(d)
+			}
+			return
+		}
+		past, ok := c.past.get(id)
+		if !ok {
+			return
+		}
+		status, found = past.Status.status(), true
+		if d := c.drains[id]; d != nil {
+			c.tellDrain(d)
+		} else if status.Phase == txn.Committed {
+			c.tellDrain(pastDrain(id, past))
+		}
+	})
+	if err != nil || found {
+		return status, found, err
+	}
+	rec, err := c.opts.Store.Get(ctx, prefixDecision+id)
+	if errors.Is(err, store.ErrNotFound) {
+		return txn.Status{}, false, nil
+	}
+	if err != nil {
+		return txn.Status{}, false, fmt.Errorf("decision of %s: %w", id, err)
+	}
+	var d decisionRecord
+	if err := decode(rec.Key, rec.Value, &d); err != nil {
+		return txn.Status{}, false, err
+	}
+	return d.status(), true, nil
+}
+
+// status is what a decision says by itself.
+func (d decisionRecord) status() txn.Status {
+	s := txn.Status{ID: d.ID, Deploy: d.Deploy, Order: d.Order, Phase: txn.Committed, CommittedAt: d.CommittedAt, At: d.CommittedAt}
+	for _, v := range d.Votes {
+		s.Hosts = append(s.Hosts, txn.HostVote{Host: v.Host, Group: v.Group, Proxy: v.Proxy, Vote: v.Vote,
+			Evidence: decodeEvidence(v.Evidence), SentActivate: true})
+	}
+	return s
+}

@@ -1,0 +1,96 @@
+package conductor
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+
+	"github.com/cutover/cutover/orchestrator/txn"
+)
+
+// Section returns the committed Section of the App in the Group, its own copy; false if there never was one. A removed
+// Section is returned with Removed set.
+func (c *Conductor) Section(ctx context.Context, group, app string) (*lbagentv1.CommittedSection, bool, error) {
+	var out *lbagentv1.CommittedSection
+	err := c.ask(ctx, func() {
+		if s := c.sections[txn.SectionKey{Group: group, App: app}]; s != nil {
+			out = proto.CloneOf(s.committed)
+		}
+	})
+	return out, out != nil, err
+}
+
+// RouteOwner returns the App that has the route, committed or in an open transaction; false if it is free. A route is
+// the Group, the host name ("*" for any) and the path; nested paths are other routes.
+func (c *Conductor) RouteOwner(group, host, path string) (app string, ok bool) {
+	want := routeKey(&lbagentv1.Route{Host: host, Path: path})
+	_ = c.ask(context.Background(), func() { app, ok = c.routeOwner(group, want, nil) })
+	return app, ok
+}
+
+// routeKey is the normalised route.
+func routeKey(r *lbagentv1.Route) string {
+	host := strings.TrimSuffix(strings.ToLower(r.GetHost()), ".")
+	if host == "" {
+		host = "*"
+	}
+	return host + path.Clean("/"+r.GetPath())
+}
+
+// routeOwner looks in the committed Sections and in the targets of granted transactions, except those of o and of the
+// Apps that o changes in the Group.
+func (c *Conductor) routeOwner(group, want string, except *transaction) (string, bool) {
+	has := func(s *lbagentv1.Section) bool {
+		for _, r := range s.GetRoutes() {
+			if routeKey(r) == want {
+				return true
+			}
+		}
+		return false
+	}
+	for key, s := range c.sections {
+		if key.Group == group && (except == nil || except.changeOf(key) == nil) && has(s.committed.GetSection()) {
+			return key.App, true
+		}
+	}
+	for _, o := range c.txns {
+		if o == except || !o.granted || !o.undecided() {
+			continue
+		}
+		for _, ch := range o.changes {
+			if ch.key.Group == group && has(ch.target) {
+				return ch.key.App, true
+			}
+		}
+	}
+	return "", false
+}
+
+// routeConflict says which route of the transaction belongs to another App, or "". The check at the API is a courtesy;
+// this one counts, since the locks are held.
+func (c *Conductor) routeConflict(o *transaction) string {
+	for _, ch := range o.changes {
+		for _, r := range ch.target.GetRoutes() {
+			if owner, taken := c.routeOwner(ch.key.Group, routeKey(r), o); taken && owner != ch.key.App {
+				return fmt.Sprintf("the route %s%s of group %s belongs to %s; %s wants it too", r.GetHost(), r.GetPath(), ch.key.Group, owner, ch.key.App)
+			}
+		}
+	}
+	// Two changes of the same transaction must not collide either.
+	seen := map[string]string{}
+	for _, ch := range o.changes {
+		for _, r := range ch.target.GetRoutes() {
+			k := ch.key.Group + " " + routeKey(r)
+			if other := seen[k]; other != "" && other != ch.key.App {
+				return fmt.Sprintf("the route %s%s of group %s is wanted by %s and by %s", r.GetHost(), r.GetPath(), ch.key.Group, other, ch.key.App)
+			}
+			seen[k] = ch.key.App
+		}
+	}
+	return ""
+}
