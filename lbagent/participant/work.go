@@ -181,6 +181,7 @@ func (m *stepper) stepReading(ev Reading) {
 	m.s.readErr = nil
 	old := m.s.Process
 	m.seeProcess(ev.Reading.Process)
+	proc := m.s.Process
 	if ev.All && old != m.s.Process {
 		m.s.readAll = ev.Started // this is the reading that is asked for
 	}
@@ -189,7 +190,7 @@ func (m *stepper) stepReading(ev Reading) {
 		if l.reading != nil && l.reading.started.After(ev.Started) {
 			return
 		}
-		l.reading = &reading{started: ev.Started, at: ev.Reading.At, process: ev.Reading.Process, section: ev.Reading.Sections[app]}
+		l.reading = &reading{started: ev.Started, at: ev.Reading.At, process: proc, section: ev.Reading.Sections[app]}
 		if f := fingerprint(l.reading); f != l.reported {
 			l.reported = f
 			m.reports[app] = true
@@ -216,10 +217,15 @@ func (m *stepper) stepReading(ev Reading) {
 
 func (m *stepper) stepReadFailed(ev ReadFailed) { m.s.readErr = ev.Err }
 
+// sameProcess tolerates that a start time is told with little precision, or differently from read to read.
+func sameProcess(a, b driver.Process) bool {
+	return a.MasterPID == b.MasterPID && a.WorkerPID == b.WorkerPID && a.StartedAt.Sub(b.StartedAt).Abs() < 2*time.Second
+}
+
 // seeProcess notices that another process runs. All that was read of the old one proves nothing any more, so everything
 // is read again; a Section that the new process does not hold as journaled is converged by schedule.
 func (m *stepper) seeProcess(p driver.Process) {
-	if p == m.s.Process {
+	if sameProcess(p, m.s.Process) {
 		return
 	}
 	m.s.Process = p

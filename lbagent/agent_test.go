@@ -1,0 +1,707 @@
+package lbagent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/cutover/cutover/lbagent/driver"
+	"github.com/cutover/cutover/lbagent/participant/journal"
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+	"github.com/cutover/cutover/proto/gen/cutover/lbagent/v1/lbagentv1connect"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 30 * time.Second
+
+// host is an Agent under test on a fake proxy, reached over real HTTP.
+type host struct {
+	t      *testing.T
+	proxy  *fakeProxy
+	driver *fakeDriver
+	dir    string
+	fs     journal.FS
+	agent  *Agent
+	client lbagentv1connect.HostServiceClient
+	http   *http.Client
+	epoch  uint64
+}
+
+func newHost(t *testing.T) *host {
+	h := &host{t: t, proxy: newFakeProxy(), dir: t.TempDir(), epoch: 1}
+	t.Cleanup(func() {
+		h.stop()
+		h.proxy.with(func() {
+			if h.proxy.overlap != nil {
+				t.Error(h.proxy.overlap)
+			}
+		})
+	})
+	return h
+}
+
+func (h *host) start() *host {
+	h.t.Helper()
+	h.driver = h.proxy.driver()
+	level := slog.LevelInfo
+	a, err := New(Options{Name: "lb1", Group: "public", Cluster: "test", Dir: h.dir, Listen: "127.0.0.1:0", Driver: h.driver,
+		Version: "test", Logger: slog.New(slog.NewTextHandler(testWriter{h.t}, &slog.HandlerOptions{Level: level})), JournalFS: h.fs})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := a.Start(h.t.Context()); err != nil {
+		h.t.Fatal(err)
+	}
+	h.agent = a
+	protocols := &http.Protocols{}
+	protocols.SetUnencryptedHTTP2(true)
+	h.http = &http.Client{Transport: &http.Transport{Protocols: protocols}}
+	h.client = lbagentv1connect.NewHostServiceClient(h.http, "http://"+a.Addr().String())
+	return h
+}
+
+func (h *host) stop() {
+	if h.agent == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := h.agent.Stop(ctx); err != nil && !errors.Is(err, errInjected) {
+		h.t.Error(err)
+	}
+	h.http.CloseIdleConnections()
+	select {
+	case <-h.driver.closed:
+	default:
+		h.t.Error("the driver was not closed")
+	}
+	h.agent = nil
+}
+
+// testWriter shows the agent's log with the test's output.
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	if testing.Verbose() {
+		_, _ = io.WriteString(os.Stderr, string(p))
+	}
+	return len(p), nil
+}
+
+func (h *host) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	h.t.Cleanup(cancel)
+	return ctx
+}
+
+func (h *host) fence() *lbagentv1.Fence {
+	return &lbagentv1.Fence{Cluster: "test", Group: "public", Epoch: h.epoch, View: 1}
+}
+
+func pbSection(app string, names ...string) *lbagentv1.Section {
+	s := &lbagentv1.Section{App: app, Spec: 1, Routes: []*lbagentv1.Route{{Host: "*", Path: "/" + app}}, Drain: durationpb.New(time.Minute)}
+	for _, n := range names {
+		s.Upstreams = append(s.Upstreams, pbUpstream(n))
+	}
+	return s
+}
+
+func pbUpstream(name string) *lbagentv1.Upstream {
+	return &lbagentv1.Upstream{Name: name, Address: "127.0.0.1:8080", Weight: 100, TaskId: "task-" + name,
+		Health: &lbagentv1.Health{Kind: lbagentv1.HealthKind_HEALTH_KIND_HTTP, Path: "/healthz", Interval: durationpb.New(50 * time.Millisecond),
+			Timeout: durationpb.New(50 * time.Millisecond), Rise: 1, Fall: 1}}
+}
+
+func (h *host) prepareReq(id string, order, base uint64, target *lbagentv1.Section) *connect.Request[lbagentv1.PrepareRequest] {
+	app := "shop"
+	if target != nil {
+		app = target.GetApp()
+	}
+	return connect.NewRequest(&lbagentv1.PrepareRequest{Fence: h.fence(), TxnId: id, Order: order, Deadline: durationpb.New(20 * time.Second),
+		Origin:  &lbagentv1.Origin{Actor: "test", Reason: "because", Deploy: "d1"},
+		Changes: []*lbagentv1.Change{{App: app, Base: &lbagentv1.Version{Txn: base}, Target: target}}})
+}
+
+func (h *host) prepare(id string, order, base uint64, target *lbagentv1.Section) *lbagentv1.PrepareResponse {
+	h.t.Helper()
+	r, err := h.client.Prepare(h.ctx(), h.prepareReq(id, order, base, target))
+	if err != nil {
+		h.t.Fatalf("prepare %s: %v", id, err)
+	}
+	return r.Msg
+}
+
+func (h *host) mustPrepare(id string, order, base uint64, target *lbagentv1.Section) {
+	h.t.Helper()
+	if r := h.prepare(id, order, base, target); r.GetReady() == nil {
+		h.t.Fatalf("prepare %s: %v", id, r)
+	}
+}
+
+func (h *host) activate(id string, order uint64) *lbagentv1.ActivateResponse {
+	h.t.Helper()
+	r, err := h.client.Activate(h.ctx(), connect.NewRequest(&lbagentv1.ActivateRequest{Fence: h.fence(), TxnId: id, Order: order,
+		Deadline: durationpb.New(20 * time.Second)}))
+	if err != nil {
+		h.t.Fatalf("activate %s: %v", id, err)
+	}
+	return r.Msg
+}
+
+func (h *host) mustActivate(id string, order uint64) *lbagentv1.Verified {
+	h.t.Helper()
+	r := h.activate(id, order)
+	if r.GetVerified() == nil {
+		h.t.Fatalf("activate %s: %v", id, r)
+	}
+	return r.GetVerified()
+}
+
+func (h *host) commit(id string, order uint64) *lbagentv1.CommitResponse {
+	h.t.Helper()
+	r, err := h.client.Commit(h.ctx(), connect.NewRequest(&lbagentv1.CommitRequest{Fence: h.fence(), TxnId: id, Order: order}))
+	if err != nil {
+		h.t.Fatalf("commit %s: %v", id, err)
+	}
+	return r.Msg
+}
+
+func (h *host) abort(id string, order uint64) *lbagentv1.AbortResponse {
+	h.t.Helper()
+	r, err := h.client.Abort(h.ctx(), connect.NewRequest(&lbagentv1.AbortRequest{Fence: h.fence(), TxnId: id, Order: order, Apps: []string{"shop"}}))
+	if err != nil {
+		h.t.Fatalf("abort %s: %v", id, err)
+	}
+	return r.Msg
+}
+
+func (h *host) verify(id string) *lbagentv1.VerifyResponse_Answer {
+	h.t.Helper()
+	r, err := h.client.Verify(h.ctx(), connect.NewRequest(&lbagentv1.VerifyRequest{Fence: h.fence(), TxnIds: []string{id}}))
+	if err != nil {
+		h.t.Fatalf("verify %s: %v", id, err)
+	}
+	return r.Msg.GetAnswers()[0]
+}
+
+func (h *host) deploy(id string, order, base uint64, target *lbagentv1.Section) {
+	h.t.Helper()
+	h.mustPrepare(id, order, base, target)
+	h.mustActivate(id, order)
+	if r := h.commit(id, order); r.GetCommitted() == nil {
+		h.t.Fatalf("commit %s: %v", id, r)
+	}
+}
+
+// eventually waits for something that the agent does by itself.
+func (h *host) eventually(what string, ok func() bool) {
+	h.t.Helper()
+	deadline := time.Now().Add(patience)
+	for !ok() {
+		if time.Now().After(deadline) {
+			h.t.Fatalf("never: %s (%v)", what, h.proxy.modes("shop"))
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (h *host) expect(app string, want map[string]driver.Mode) {
+	h.t.Helper()
+	h.eventually("the proxy holds the expected set", func() bool {
+		got := h.proxy.modes(app)
+		if len(got) != len(want) {
+			return false
+		}
+		for n, m := range want {
+			if got[n] != m {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func TestDeployAndDrain(t *testing.T) {
+	h := newHost(t).start()
+	h.deploy("t1", 1, 0, pbSection("shop", "a1", "a2"))
+	h.proxy.with(func() { h.proxy.sessions["a1"] = 3 })
+	h.mustPrepare("t2", 2, 1, pbSection("shop", "b1", "b2"))
+	h.expect("shop", map[string]driver.Mode{"a1": driver.Serving, "a2": driver.Serving, "b1": driver.Warm, "b2": driver.Warm})
+	v := h.mustActivate("t2", 2)
+	if len(v.GetEvidence()) != 1 || v.GetEvidence()[0].GetProcess().GetWorkerPid() != 1000 || v.GetEvidence()[0].GetOrder() != 2 {
+		t.Errorf("evidence: %v", v)
+	}
+	for _, u := range v.GetEvidence()[0].GetUpstreams() {
+		if strings.HasPrefix(u.GetName(), "b") && (!u.GetHealthy() || !u.GetRegistered() || u.GetTaskId() != "task-"+u.GetName()) {
+			t.Errorf("row: %v", u)
+		}
+	}
+	if a := h.verify("t2"); a.GetVerified() == nil {
+		t.Fatal(a)
+	}
+	if r := h.commit("t2", 2); r.GetCommitted() == nil {
+		t.Fatal(r)
+	}
+	h.expect("shop", map[string]driver.Mode{"a1": driver.Draining, "b1": driver.Serving, "b2": driver.Serving})
+	h.proxy.with(func() { h.proxy.sessions["a1"] = 0 })
+	h.expect("shop", map[string]driver.Mode{"b1": driver.Serving, "b2": driver.Serving})
+	h.eventually("a1 is reported drained and gone", func() bool {
+		for _, u := range h.show("shop").GetRunning().GetUpstreams() {
+			if u.GetName() == "a1" {
+				return u.GetDrained() && !u.GetForced() && !u.GetRegistered()
+			}
+		}
+		return false
+	})
+	h.eventually("journal, files and proxy agree", func() bool { return h.show("shop").GetAgrees() })
+	// A stop.
+	h.deploy("t3", 3, 2, nil)
+	h.expect("shop", map[string]driver.Mode{})
+	if s := h.show("shop"); !s.GetCommitted().GetRemoved() || s.GetCommitted().GetVersion().GetTxn() != 3 {
+		t.Error(s)
+	}
+}
+
+func (h *host) show(app string) *lbagentv1.SectionShow {
+	h.t.Helper()
+	r, err := h.client.Show(h.ctx(), connect.NewRequest(&lbagentv1.ShowRequest{Apps: []string{app}}))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if len(r.Msg.GetSections()) != 1 || r.Msg.GetHost().GetName() != "lb1" {
+		h.t.Fatalf("show: %v", r.Msg)
+	}
+	return r.Msg.GetSections()[0]
+}
+
+func TestAbortRestores(t *testing.T) {
+	h := newHost(t).start()
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	before := h.show("shop")
+	h.mustPrepare("t2", 2, 1, pbSection("shop", "b1"))
+	h.mustActivate("t2", 2)
+	r := h.abort("t2", 2)
+	if r.GetAborted() == nil || r.GetAborted().GetNeverActivated() || len(r.GetAborted().GetEvidence()) != 1 {
+		t.Fatal(r)
+	}
+	if got, want := r.GetAborted().GetEvidence()[0].GetDigest(), before.GetRunning().GetDigest(); got != want {
+		t.Errorf("digest after the restore is %s, before it was %s", got, want)
+	}
+	if r := h.abort("t2", 2); r.GetAborted() == nil {
+		t.Errorf("again: %v", r)
+	}
+	if r := h.activate("t2", 2); r.GetRefusal().GetReason() != lbagentv1.RefusalReason_REFUSAL_REASON_ABORTED {
+		t.Errorf("a late Activate: %v", r)
+	}
+	h.expect("shop", map[string]driver.Mode{"a1": driver.Serving})
+}
+
+func TestRefusals(t *testing.T) {
+	h := newHost(t).start()
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	h.proxy.with(func() {
+		h.proxy.stageErr["shop"] = &driver.RefusedError{Checker: "haproxy -c", Output: "line 7: what?", Err: errors.New("exit status 1")}
+	})
+	r := h.prepare("t2", 2, 1, pbSection("shop", "b1"))
+	if no := r.GetRefusal(); no.GetReason() != lbagentv1.RefusalReason_REFUSAL_REASON_INVALID_CONFIG || no.GetOutput() != "line 7: what?" {
+		t.Errorf("staged: %v", r)
+	}
+	h.proxy.with(func() { delete(h.proxy.stageErr, "shop") })
+	if r := h.prepare("t3", 3, 9, pbSection("shop", "b1")); r.GetRefusal().GetReason() != lbagentv1.RefusalReason_REFUSAL_REASON_BASE_MISMATCH {
+		t.Errorf("base: %v", r)
+	}
+	h.epoch = 0
+	if r := h.prepare("t4", 4, 1, pbSection("shop", "b1")); r.GetRefusal().GetReason() != lbagentv1.RefusalReason_REFUSAL_REASON_STALE_EPOCH ||
+		r.GetRefusal().GetMaxEpoch() != 1 {
+		t.Errorf("epoch: %v", r)
+	}
+	h.epoch = 1
+	h.mustPrepare("t5", 5, 1, pbSection("shop", "b1"))
+	if r := h.prepare("t6", 6, 1, pbSection("shop", "c1")); r.GetRefusal().GetReason() != lbagentv1.RefusalReason_REFUSAL_REASON_BUSY {
+		t.Errorf("busy: %v", r)
+	}
+	for name, s := range map[string]*lbagentv1.Section{
+		"name":  pbSection("shop", "no such name"),
+		"route": {App: "shop", Routes: []*lbagentv1.Route{{Host: "*", Path: "/a b; server evil"}}},
+		"twice": pbSection("shop", "x", "x"),
+	} {
+		_, err := h.client.Prepare(h.ctx(), h.prepareReq("t7", 7, 1, s))
+		if connect.CodeOf(err) != connect.CodeInvalidArgument {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestCallerGoesAway: the work of a call is not the caller's, and a repeated call joins it.
+func TestCallerGoesAway(t *testing.T) {
+	h := newHost(t).start()
+	gate := make(chan struct{})
+	h.proxy.with(func() { h.proxy.gate = gate })
+	ctx, cancel := context.WithCancel(context.Background())
+	first := make(chan error, 1)
+	go func() {
+		_, err := h.client.Prepare(ctx, h.prepareReq("t1", 1, 0, pbSection("shop", "a1")))
+		first <- err
+	}()
+	h.eventually("converge is under way", func() bool {
+		busy := false
+		h.proxy.with(func() { busy = h.proxy.busy["shop"] && h.agent.state.Load().Durable.Txns["t1"] != nil })
+		return busy
+	})
+	cancel()
+	if err := <-first; err == nil {
+		t.Fatal("the call ended well although it was cancelled")
+	}
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			r, err := h.client.Prepare(h.ctx(), h.prepareReq("t1", 1, 0, pbSection("shop", "a1")))
+			if err != nil || r.Msg.GetReady() == nil {
+				t.Errorf("joined: %v %v", r, err)
+			}
+		})
+	}
+	close(gate)
+	wg.Wait()
+	h.mustActivate("t1", 1)
+	h.mustActivate("t1", 1)
+}
+
+func TestRestartOfTheAgent(t *testing.T) {
+	h := newHost(t).start()
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	h.mustPrepare("t2", 2, 1, pbSection("shop", "b1"))
+	h.stop()
+	h.start()
+	h.mustPrepare("t2", 2, 1, pbSection("shop", "b1"))
+	h.mustActivate("t2", 2)
+	h.stop()
+	h.start()
+	if a := h.verify("t2"); a.GetVerified() == nil {
+		t.Fatalf("verified before, and after the restart: %v", a)
+	}
+	h.expect("shop", map[string]driver.Mode{"a1": driver.Draining, "b1": driver.Serving})
+	if r := h.commit("t2", 2); r.GetCommitted() == nil {
+		t.Fatal(r)
+	}
+	h.stop()
+	h.start()
+	if r := h.commit("t2", 2); r.GetCommitted() == nil {
+		t.Fatalf("again, after a restart: %v", r)
+	}
+	h.expect("shop", map[string]driver.Mode{"b1": driver.Serving})
+}
+
+func TestRestartOfTheProxy(t *testing.T) {
+	h := newHost(t).start()
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	h.mustPrepare("t2", 2, 1, pbSection("shop", "b1"))
+	h.proxy.restart() // the warm one is lost
+	v := h.mustActivate("t2", 2)
+	if v.GetEvidence()[0].GetProcess().GetWorkerPid() != 1001 {
+		t.Errorf("evidence of another process: %v", v)
+	}
+	h.proxy.restart()
+	a := h.verify("t2")
+	if a.GetVerified() == nil || a.GetVerified().GetEvidence()[0].GetProcess().GetWorkerPid() != 1002 {
+		t.Errorf("after the second restart: %v", a)
+	}
+	if r := h.abort("t2", 2); r.GetAborted() == nil {
+		t.Error(r)
+	}
+	h.expect("shop", map[string]driver.Mode{"a1": driver.Serving})
+}
+
+func TestSyncAndAmend(t *testing.T) {
+	h := newHost(t).start()
+	h.deploy("t1", 1, 0, pbSection("old", "o1"))
+	sync := func(order uint64) *lbagentv1.SyncResponse {
+		r, err := h.client.Sync(h.ctx(), connect.NewRequest(&lbagentv1.SyncRequest{Fence: h.fence(), Order: order,
+			Sections: []*lbagentv1.CommittedSection{{Section: pbSection("shop", "a1", "a2"), Version: &lbagentv1.Version{Txn: 5}}}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Msg
+	}
+	r := sync(6)
+	if s := r.GetSynced(); s == nil || len(s.GetDeleted()) != 1 || s.GetDeleted()[0] != "old" {
+		t.Fatal(r)
+	}
+	h.expect("old", map[string]driver.Mode{})
+	am, err := h.client.Amend(h.ctx(), connect.NewRequest(&lbagentv1.AmendRequest{Fence: h.fence(), App: "shop", Order: 7, Remove: []string{"a1"}}))
+	if err != nil || am.Msg.GetAmended().GetEvidence().GetVersion().GetAmendments() != 1 {
+		t.Fatal(am, err)
+	}
+	am, err = h.client.Amend(h.ctx(), connect.NewRequest(&lbagentv1.AmendRequest{Fence: h.fence(), App: "shop", Order: 8,
+		Base: &lbagentv1.Version{Txn: 5}, Insert: []*lbagentv1.Upstream{pbUpstream("n1")}, Retire: []string{"a2"}, Deadline: durationpb.New(10 * time.Second)}))
+	if err != nil || am.Msg.GetAmended() == nil {
+		t.Fatal(am, err)
+	}
+	h.expect("shop", map[string]driver.Mode{"n1": driver.Serving})
+	if r := sync(7); r.GetRefusal().GetReason() != lbagentv1.RefusalReason_REFUSAL_REASON_STALE_ORDER {
+		t.Error(r)
+	}
+}
+
+func TestWatch(t *testing.T) {
+	h := newHost(t).start()
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	stream, err := h.client.Watch(h.ctx(), connect.NewRequest(&lbagentv1.WatchRequest{Fence: h.fence()}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !stream.Receive() || !stream.Msg().GetComplete() || len(stream.Msg().GetSections()) != 1 || stream.Msg().GetHost().GetProxy() != "haproxy" {
+		t.Fatalf("first: %v %v", stream.Msg(), stream.Err())
+	}
+	var deploy sync.WaitGroup
+	deploy.Go(func() {
+		if r := h.prepare("t2", 2, 1, pbSection("shop", "b1")); r.GetReady() == nil {
+			t.Error(r)
+		}
+		if r := h.activate("t2", 2); r.GetVerified() == nil {
+			t.Error(r)
+		}
+	})
+	for stream.Receive() {
+		if s := stream.Msg().GetSections(); len(s) == 1 && s[0].GetOpen().GetPhase() == lbagentv1.TxnPhase_TXN_PHASE_VERIFIED {
+			break
+		}
+	}
+	deploy.Wait()
+	h.proxy.with(func() { h.proxy.red["b1"] = true })
+	for stream.Receive() {
+		if s := stream.Msg().GetSections(); len(s) == 1 && s[0].GetOpen().GetPhase() == lbagentv1.TxnPhase_TXN_PHASE_LAPSED &&
+			s[0].GetOpen().GetFallback() {
+			break
+		}
+	}
+	beats := 0
+	for beats < 2 && stream.Receive() { // nothing happens, and yet it speaks
+		beats++
+	}
+	// A new leader: the stream of the old one ends.
+	h.epoch = 2
+	if a := h.verify("t2"); a.GetRefusal() == nil {
+		t.Errorf("lapsed, and verified: %v", a)
+	}
+	for stream.Receive() {
+	}
+	if connect.CodeOf(stream.Err()) != connect.CodeFailedPrecondition {
+		t.Errorf("the old stream ended with %v", stream.Err())
+	}
+	if err := stream.Close(); err != nil {
+		t.Log(err)
+	}
+	h.epoch = 1
+	stream, err = h.client.Watch(h.ctx(), connect.NewRequest(&lbagentv1.WatchRequest{Fence: h.fence()}))
+	if err == nil {
+		for stream.Receive() {
+			t.Errorf("a stale epoch watches: %v", stream.Msg())
+		}
+		err = stream.Err()
+		_ = stream.Close()
+	}
+	if connect.CodeOf(err) != connect.CodeFailedPrecondition {
+		t.Error(err)
+	}
+}
+
+func TestContractAndReadiness(t *testing.T) {
+	h := newHost(t)
+	h.proxy.checkErr = errors.New("/etc/haproxy/haproxy.cfg has no stats socket: add one")
+	h.start()
+	if code, body := h.get("/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "add one") {
+		t.Errorf("readyz: %d %s", code, body)
+	}
+	if code, _ := h.get("/healthz"); code != http.StatusOK {
+		t.Errorf("healthz: %d", code)
+	}
+	if r := h.prepare("t1", 1, 0, pbSection("shop", "a1")); !strings.Contains(r.GetRefusal().GetMessage(), "add one") {
+		t.Errorf("a base that is known to be bad must veto: %v", r)
+	}
+	h.proxy.with(func() { h.proxy.checkErr = nil })
+	h.eventually("ready", func() bool { code, _ := h.get("/readyz"); return code == http.StatusOK })
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	if _, body := h.get("/metrics"); !strings.Contains(body, `cutover_lbagent_messages_total{answer="ok",method="Prepare"} 1`) {
+		t.Errorf("metrics:\n%s", body)
+	}
+}
+
+func (h *host) get(path string) (int, string) {
+	h.t.Helper()
+	c := &http.Client{Timeout: patience} // HTTP/1.1
+	defer c.CloseIdleConnections()
+	r, err := c.Get("http://" + h.agent.Addr().String() + path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { _ = r.Body.Close() }()
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return r.StatusCode, string(b)
+}
+
+// TestHTTP1 calls over HTTP/1.1 in Connect's JSON, and finds the limit of a message.
+func TestHTTP1(t *testing.T) {
+	h := newHost(t).start()
+	c := &http.Client{Timeout: patience}
+	defer c.CloseIdleConnections()
+	url := "http://" + h.agent.Addr().String() + "/cutover.lbagent.v1.HostService/Show"
+	r, err := c.Post(url, "application/json", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := io.ReadAll(r.Body)
+	_ = r.Body.Close()
+	if r.StatusCode != http.StatusOK || !strings.Contains(string(b), `"lb1"`) {
+		t.Errorf("%d %s", r.StatusCode, b)
+	}
+	big := `{"apps":["` + strings.Repeat("a", maxMessage) + `"]}`
+	r, err = c.Post(url, "application/json", strings.NewReader(big))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Body.Close()
+	if r.StatusCode == http.StatusOK {
+		t.Error("a message over the limit was taken")
+	}
+}
+
+var errInjected = errors.New("no space left on device")
+
+// brokenFS fails writes while it is told to.
+type brokenFS struct {
+	journal.OS
+	mu     sync.Mutex
+	broken bool
+}
+
+func (f *brokenFS) set(broken bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.broken = broken
+}
+
+func (f *brokenFS) err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.broken {
+		return errInjected
+	}
+	return nil
+}
+
+func (f *brokenFS) OpenFile(name string, flag int, perm os.FileMode) (journal.File, error) {
+	file, err := f.OS.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return &brokenFile{File: file, fs: f}, nil
+}
+
+type brokenFile struct {
+	journal.File
+	fs *brokenFS
+}
+
+func (f *brokenFile) Sync() error {
+	if err := f.fs.err(); err != nil {
+		return err
+	}
+	return f.File.Sync()
+}
+
+// TestDiskFull: no promise without memory, no effect either, and service again once the disk is.
+func TestDiskFull(t *testing.T) {
+	h := newHost(t)
+	fs := &brokenFS{}
+	h.fs = fs
+	h.start()
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	h.mustPrepare("t2", 2, 1, pbSection("shop", "b1"))
+	fs.set(true)
+	if r := h.activate("t2", 2); r.GetRefusal().GetReason() != lbagentv1.RefusalReason_REFUSAL_REASON_JOURNAL {
+		t.Errorf("activate on a full disk: %v", r)
+	}
+	h.expect("shop", map[string]driver.Mode{"a1": driver.Serving, "b1": driver.Warm})
+	if r := h.commit("t1", 1); r.GetRefusal().GetReason() != lbagentv1.RefusalReason_REFUSAL_REASON_JOURNAL {
+		t.Errorf("commit on a full disk: %v", r)
+	}
+	if code, _ := h.get("/readyz"); code != http.StatusServiceUnavailable {
+		t.Errorf("ready on a full disk")
+	}
+	fs.set(false)
+	h.eventually("the journal is open again", func() bool { return h.agent.state.Load().Broken == nil })
+	if r := h.abort("t2", 2); r.GetAborted() == nil {
+		t.Errorf("abort after the repair: %v", r)
+	}
+	h.expect("shop", map[string]driver.Mode{"a1": driver.Serving})
+}
+
+func TestOptions(t *testing.T) {
+	good := Options{Name: "a", Group: "b", Cluster: "c", Dir: t.TempDir(), Listen: "127.0.0.1:0", Driver: newFakeProxy().driver()}
+	for name, change := range map[string]func(*Options){
+		"no name":            func(o *Options) { o.Name = "" },
+		"no driver":          func(o *Options) { o.Driver = nil },
+		"no dir":             func(o *Options) { o.Dir = "" },
+		"dir does not exist": func(o *Options) { o.Dir = filepath.Join(o.Dir, "nope") },
+		"clear text":         func(o *Options) { o.Listen = "0.0.0.0:0" },
+		"host name":          func(o *Options) { o.Listen = "localhost:0" },
+	} {
+		o := good
+		change(&o)
+		if _, err := New(o); err == nil {
+			t.Errorf("%s was accepted", name)
+		}
+	}
+	a, err := New(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(good); err == nil {
+		t.Error("two agents on one directory")
+	}
+	if err := a.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStray: a proxy that holds what the journal does not know is left alone until a Sync says what should be.
+func TestStray(t *testing.T) {
+	h := newHost(t).start()
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	h.stop()
+	h.dir = t.TempDir() // the journal is lost
+	h.start()
+	h.eventually("read", func() bool { code, _ := h.get("/readyz"); return code == http.StatusOK })
+	if r := h.abort("t9", 9); r.GetAborted() == nil {
+		t.Error(r)
+	}
+	if r := h.prepare("t10", 10, 0, pbSection("shop", "b1")); r.GetRefusal().GetReason() != lbagentv1.RefusalReason_REFUSAL_REASON_SET_DIFFERS {
+		t.Error(r)
+	}
+	h.expect("shop", map[string]driver.Mode{"a1": driver.Serving})
+	if s := h.show("shop"); s.GetAgrees() {
+		t.Error("an unknown App agrees with the journal")
+	}
+	r, err := h.client.Sync(h.ctx(), connect.NewRequest(&lbagentv1.SyncRequest{Fence: h.fence(), Order: 11}))
+	if err != nil || len(r.Msg.GetSynced().GetDeleted()) != 1 {
+		t.Fatal(r, err)
+	}
+	h.expect("shop", map[string]driver.Mode{})
+}

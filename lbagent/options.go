@@ -1,0 +1,90 @@
+package lbagent
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"regexp"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/cutover/cutover/lbagent/driver"
+	"github.com/cutover/cutover/lbagent/participant/journal"
+)
+
+// Options of an Agent. Name, Group, Cluster, Dir, Listen and Driver are required.
+type Options struct {
+	// Name of the Host, and the Group and Cluster that it belongs to.
+	Name    string
+	Group   string
+	Cluster string
+
+	// Dir holds the journal. It must exist, be private (0700), and belong to this agent alone.
+	Dir string
+
+	// Listen is ip:port. TLS may be nil on a loopback address only; otherwise it must verify client certificates.
+	Listen string
+	TLS    *tls.Config
+
+	// Driver drives the proxy. The Agent closes it.
+	Driver driver.Driver
+
+	// Version of the agent, for HostState.
+	Version string
+	// Logger is required to be set or is slog's discard.
+	Logger *slog.Logger
+	// Registry holds the metrics and is what /metrics shows; nil: a new one.
+	Registry *prometheus.Registry
+
+	// JournalFS is for tests; nil: the operating system's.
+	JournalFS journal.FS
+}
+
+var hostName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$`)
+
+// validate fills the defaults and says what is wrong.
+func (o *Options) validate() error {
+	for what, v := range map[string]string{"Name": o.Name, "Group": o.Group, "Cluster": o.Cluster} {
+		if !hostName.MatchString(v) {
+			return fmt.Errorf("lbagent option %s is %q: it must match %s", what, v, hostName)
+		}
+	}
+	if o.Dir == "" {
+		return errors.New("lbagent option Dir is missing: name the directory of the journal")
+	}
+	if o.Driver == nil {
+		return errors.New("lbagent option Driver is missing")
+	}
+	if err := checkListen(o.Listen, o.TLS); err != nil {
+		return err
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	return nil
+}
+
+// checkListen refuses to take orders in the clear from anywhere but this machine.
+func checkListen(listen string, conf *tls.Config) error {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return fmt.Errorf("lbagent listen address %q: %w", listen, err)
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return fmt.Errorf("lbagent listen address %q must be an IP address and a port: %w", listen, err)
+	}
+	if conf == nil && !addr.IsLoopback() {
+		return fmt.Errorf("lbagent listens on %s, which is not loopback, without TLS: give it a certificate and the client CA", listen)
+	}
+	if conf != nil && conf.ClientAuth != tls.RequireAndVerifyClientCert {
+		return errors.New("lbagent TLS must require and verify client certificates: whoever reaches the port could move traffic")
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package lbagent
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/cutover/cutover/lbagent/driver"
+	"github.com/cutover/cutover/lbagent/participant"
+)
+
+// How often the running proxy is read.
+const (
+	urgentEvery  = 20 * time.Millisecond  // something waits for green or for a proof
+	urgentGap    = 5 * time.Millisecond   // the least pause before a reading that is asked for anew
+	watchedEvery = 200 * time.Millisecond // a vote was given, or something drains
+	processEvery = 500 * time.Millisecond
+	allEvery     = 2 * time.Second // drift, and the health of what serves
+	allEveryMany = 5 * time.Second // the same with more than manyApps
+	manyApps     = 100
+)
+
+// wakeReader lets the reader look at its plan again.
+func (a *Agent) wakeReader() {
+	select {
+	case a.kick <- struct{}{}:
+	default:
+	}
+}
+
+// readLoop reads the running proxy as the state asks for it. All Apps that are due go into one Read.
+func (a *Agent) readLoop(ctx context.Context) {
+	var last, lastWatched, lastAll, lastProcess time.Time
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		s := a.state.Load()
+		now := time.Now()
+		plan := s.ReadPlan()
+		every := allEvery
+		if len(s.Durable.Sections) > manyApps {
+			every = allEveryMany
+		}
+		all := plan.All || now.Sub(lastAll) >= every
+		var apps []string
+		if now.Sub(last) >= urgentGap {
+			apps = plan.Urgent
+		}
+		watched := len(plan.Watched) > 0 && now.Sub(lastWatched) >= watchedEvery
+		if watched {
+			apps = append(slices.Clone(apps), plan.Watched...)
+		}
+		switch {
+		case all && now.Sub(last) >= urgentGap:
+			last, lastWatched, lastAll, lastProcess = now, now, now, now
+			a.read(ctx, nil)
+		case len(apps) > 0:
+			last, lastProcess = now, now
+			if watched {
+				lastWatched = now
+			}
+			a.read(ctx, apps)
+		case now.Sub(lastProcess) >= processEvery:
+			lastProcess = now
+			a.seeProcess(ctx)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		pause := processEvery
+		if len(plan.Urgent) > 0 || plan.All {
+			pause = urgentEvery
+		} else if len(plan.Watched) > 0 {
+			pause = watchedEvery / 2
+		}
+		timer.Reset(pause)
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-a.kick:
+			// Something changed: look again at once, but give the proxy a moment between two readings.
+			if gap := urgentGap - time.Since(last); gap > 0 {
+				timer.Reset(gap)
+				select {
+				case <-ctx.Done():
+					return
+				case <-timer.C:
+				}
+			}
+		}
+	}
+}
+
+// read reports one Read to the actor and waits until it has been stepped, so that the next plan knows of it.
+func (a *Agent) read(ctx context.Context, apps []string) {
+	started := time.Now()
+	var r driver.Reading
+	err := a.contract.unchecked()
+	if err == nil {
+		c, cancel := context.WithTimeout(ctx, readTimeout)
+		r, err = a.opts.Driver.Read(c, apps...)
+		cancel()
+	}
+	var ev participant.Event = participant.Reading{Started: started, All: len(apps) == 0, Apps: apps, Reading: r}
+	if err != nil {
+		if ctx.Err() != nil {
+			return
+		}
+		a.m.readErrors.Inc()
+		a.log.Debug("the proxy could not be read", "err", err)
+		ev = participant.ReadFailed{Started: started, Err: err}
+	} else {
+		a.m.reads.Observe(time.Since(started).Seconds())
+	}
+	done := make(chan struct{})
+	if !a.send(ctx, input{event: ev, done: done}) {
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// seeProcess looks for a proxy that was restarted or reloaded by its owner.
+func (a *Agent) seeProcess(ctx context.Context) {
+	if a.contract.unchecked() != nil {
+		return
+	}
+	c, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	if p, err := a.opts.Driver.Process(c); err == nil {
+		a.send(ctx, input{event: participant.ProcessSeen{Process: p}})
+	}
+}
