@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"bufio"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -31,17 +32,14 @@ type listener struct {
 // into HAProxy's process (another user), the frontends are asked for the mark that only our Frame knows.
 func (d *Driver) ownsListeners(ctx context.Context, p processes) error {
 	var table []listener
-	for _, file := range []string{"tcp", "tcp6"} {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", p.current[0], file))
-		if errors.Is(err, fs.ErrNotExist) && file == "tcp6" {
-			continue // a kernel without IPv6
-		}
+	files := []string{"tcp"}
+	if slices.ContainsFunc(d.o.Frontends, bindsIPv6) {
+		files = append(files, "tcp6")
+	}
+	for _, file := range files {
+		rows, err := readListeners(fmt.Sprintf("/proc/%d/net/%s", p.current[0], file))
 		if err != nil {
-			return fmt.Errorf("%w: worker %d: %w", driver.ErrProxyDown, p.current[0], err)
-		}
-		rows, err := parseListeners(string(text))
-		if err != nil {
-			return fmt.Errorf("/proc/%d/net/%s: %w", p.current[0], file, err)
+			return fmt.Errorf("%w: listeners of worker %d: %w", driver.ErrProxyDown, p.current[0], err)
 		}
 		table = append(table, rows...)
 	}
@@ -70,6 +68,12 @@ func (d *Driver) ownsListeners(ctx context.Context, p processes) error {
 	return nil
 }
 
+// bindsIPv6 says whether sockets of IPv6 matter to the frontend. Where they do not, their table is not read: the kernel
+// walks all connections to say that there is none.
+func bindsIPv6(f Frontend) bool {
+	return slices.ContainsFunc(f.Binds, func(b netip.AddrPort) bool { return b.Addr().Is6() })
+}
+
 // owned says whether all that listens on the bind address is ours, and something is.
 func owned(bind netip.AddrPort, table []listener, ours map[string]bool) error {
 	mine := false
@@ -96,7 +100,7 @@ func clashes(bind, l netip.AddrPort) bool {
 		return false
 	}
 	a, b := bind.Addr().Unmap(), l.Addr().Unmap()
-	return a == b || bind.Addr().IsUnspecified() && (b.Is4() || bind.Addr().Is6())
+	return a == b || bind.Addr().IsUnspecified() && a.Is4() == b.Is4()
 }
 
 // asksFrontends asks each frontend for the mark of our Frame and the worker's pid.
@@ -157,14 +161,32 @@ func socketInodes(pid int) ([]string, error) {
 	return out, nil
 }
 
-// parseListeners reads the listening sockets of /proc/PID/net/tcp or tcp6.
-func parseListeners(text string) ([]listener, error) {
+// readListeners reads the listening sockets of /proc/PID/net/tcp or tcp6.
+func readListeners(path string) ([]listener, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return parseListeners(f)
+}
+
+// parseListeners reads as far as the last listening socket. The kernel lists those first, and what follows them can be
+// a hundred thousand connections.
+func parseListeners(r io.Reader) ([]listener, error) {
 	const listen = "0A"
 	var out []listener
-	for i, line := range strings.Split(strings.TrimSpace(text), "\n") {
-		fields := strings.Fields(line)
-		if i == 0 || len(fields) < 10 || fields[3] != listen {
-			continue
+	lines := bufio.NewScanner(r)
+	for first := true; lines.Scan(); first = false {
+		if first {
+			continue // the header
+		}
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 10 {
+			return nil, fmt.Errorf("a line of %d fields: %.200q", len(fields), lines.Text())
+		}
+		if fields[3] != listen {
+			break
 		}
 		addr, err := parseKernelAddress(fields[1])
 		if err != nil {
@@ -172,7 +194,7 @@ func parseListeners(text string) ([]listener, error) {
 		}
 		out = append(out, listener{address: addr, inode: fields[9]})
 	}
-	return out, nil
+	return out, lines.Err()
 }
 
 // parseKernelAddress reads "0100007F:1F90": the address in 32-bit words of the machine's order (little endian on all

@@ -7,9 +7,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,13 +57,14 @@ const (
 type validator struct {
 	o Options
 
-	mu    sync.Mutex
-	valid string // key of the whole that the checker accepted last; "" after a no
-	timer *time.Timer
-	ctx   context.Context
-	stop  context.CancelFunc
-	wg    sync.WaitGroup
-	done  bool
+	mu     sync.Mutex
+	valid  string          // key of the whole that the checker accepted last; "" after a no
+	shapes map[string]bool // shapes of Sections that the checker accepted
+	timer  *time.Timer
+	ctx    context.Context
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
+	done   bool
 }
 
 func (v *validator) init(o Options) {
@@ -153,8 +157,44 @@ func (v *validator) changed(mark string) {
 	})
 }
 
-// section checks the backends of one Section in a configuration of their own.
+// maxShapes bounds the memory of accepted shapes.
+const maxShapes = 4096
+
+// shape names all of a Section that the checker's answer can depend on. Names, addresses and weights are not part of it:
+// validateSection holds them to what HAProxy's parsers accept, and uniqueness is its business too. So a deploy that
+// brings new tasks of a known shape costs no run of the checker.
+func shape(s driver.Section) string {
+	seen := map[string]bool{}
+	for _, u := range s.Upstreams {
+		seen[fmt.Sprintf("%s|%t|%s|%q", classOf(u.Health).name, u.Address.Addr().Is4(), checkWords(u.Health), u.Health.Path)] = true
+	}
+	return strings.Join(slices.Sorted(maps.Keys(seen)), "\n")
+}
+
+// section checks the backends of one Section in a configuration of their own, unless one of its shape was accepted
+// before by this binary.
 func (v *validator) section(ctx context.Context, want driver.Section) error {
+	known := shape(want)
+	v.mu.Lock()
+	known = v.valid + "\n" + known // the key of the whole names the binary
+	accepted := v.shapes[known]
+	v.mu.Unlock()
+	if accepted {
+		return nil
+	}
+	if err := v.checkSection(ctx, want); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.shapes) >= maxShapes || v.shapes == nil {
+		v.shapes = map[string]bool{}
+	}
+	v.shapes[known] = true
+	return nil
+}
+
+func (v *validator) checkSection(ctx context.Context, want driver.Section) error {
 	dir, err := os.MkdirTemp(v.o.stagingDir(), "section-")
 	if err != nil {
 		return err
