@@ -88,7 +88,13 @@ func newCluster(t *testing.T, lb string) *cluster {
 
 func newClusterWith(t *testing.T, lb string, flags ...string) *cluster {
 	t.Helper()
-	c := &cluster{t: t, dir: filepath.Join(t.TempDir(), "dev"), args: append([]string{"--api", "127.0.0.1:0", "--lb", lb, "--agents", "2"}, flags...)}
+	// A short path: unix sockets below it may have about 100 bytes.
+	dir, err := os.MkdirTemp("", "cut-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	c := &cluster{t: t, dir: dir, args: append([]string{"--api", "127.0.0.1:0", "--lb", lb, "--agents", "2"}, flags...)}
 	t.Cleanup(func() {
 		c.shutdown()
 		if t.Failed() {
@@ -288,7 +294,8 @@ func (c *cluster) background(args ...string) *run {
 	r := &run{c: c, out: &syncBuffer{}, err: &syncBuffer{}, done: make(chan struct{})}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	c.t.Cleanup(cancel)
-	r.cmd = exec.CommandContext(ctx, cutoverBin, append([]string{"--data-dir", c.dir}, args...)...)
+	r.cmd = exec.CommandContext(ctx, cutoverBin, args...)
+	r.cmd.Env = append(os.Environ(), "CUTOVER_DATA_DIR="+c.dir)
 	r.cmd.Stdout, r.cmd.Stderr = r.out, r.err
 	if err := r.cmd.Start(); err != nil {
 		c.t.Fatal(err)

@@ -7,19 +7,11 @@ import (
 	"runtime/debug"
 	"syscall"
 
-	"github.com/spf13/cobra"
-
 	"github.com/cutover/cutover/orchestrator/cli"
 )
 
 // version is set when a release is built (-ldflags "-X main.version=...").
 var version string
-
-// daemons makes the commands that are no clients of the API: dev, orchestrator, lbagent and the supervisors under them. A daemon
-// ends when its command's context does; it returns a *cli.ExitError for an exit code of its own.
-func daemons() []func() *cobra.Command {
-	return []func() *cobra.Command{}
-}
 
 func main() {
 	// The first signal ends the context, so that what runs can end well. A second one ends the process.

@@ -237,7 +237,8 @@ deploy: {strategy: blue-green, deadline: 15s, drain: 10s}
 
 func (d *demo) command(ctx context.Context, want int, args ...string) error {
 	fmt.Printf("    $ cutover %s\n", strings.Join(args, " "))
-	cmd := exec.CommandContext(ctx, d.bin, append([]string{"--data-dir", d.dir}, args...)...)
+	cmd := exec.CommandContext(ctx, d.bin, args...)
+	cmd.Env = append(os.Environ(), "CUTOVER_DATA_DIR="+d.dir)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
 	err := cmd.Run()
 	var exit *exec.ExitError

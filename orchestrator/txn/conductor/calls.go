@@ -32,10 +32,10 @@ type reply struct {
 // spawn runs a call to the Host in one of its slots and hands the reply to the owner. cancel gives it up: then no reply
 // comes.
 func (c *Conductor) spawn(h *host, timeout time.Duration, call func(context.Context) reply, then func(reply)) (cancel context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(c.ctx, timeout)
+	ctx, stop := context.WithTimeout(c.ctx, timeout)
 	given := false // owned by the owner
 	c.work.Go(func() {
-		defer cancel()
+		defer stop()
 		r := reply{sentAt: time.Now()}
 		select {
 		case h.slots <- struct{}{}:
@@ -52,7 +52,7 @@ func (c *Conductor) spawn(h *host, timeout time.Duration, call func(context.Cont
 			}
 		})
 	})
-	return func() { given = true; cancel() }
+	return func() { given = true; stop() }
 }
 
 func (c *Conductor) origin(o *transaction) *lbagentv1.Origin {

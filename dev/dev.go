@@ -1,0 +1,297 @@
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/cutover/cutover/dev/supervisor"
+	"github.com/cutover/cutover/internal/pki"
+	"github.com/cutover/cutover/mesosframework/localmesos"
+	"github.com/cutover/cutover/orchestrator"
+	"github.com/cutover/cutover/orchestrator/auth"
+)
+
+// Bounds of starting and stopping.
+const (
+	startTimeout = 20 * time.Second // of the local Mesos and the supervisors
+	hostsTimeout = 15 * time.Second // for the Hosts to be ready to take changes; then dev is ready without them
+	stopTimeout  = 20 * time.Second
+	pidsEvery    = 200 * time.Millisecond
+)
+
+// Run runs the cluster until ctx ends, then stops everything that it started. It writes dev.json and prints "ready" to
+// out when Deploys can be taken. Killing the process instead leaves tasks, lbagents and proxies serving, and the next Run
+// on the same directory adopts them. On *orchestrator.TermOver the caller must end the process at once.
+func Run(ctx context.Context, opts Options, out io.Writer) error {
+	opts, kinds, err := opts.check()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(opts.DataDir, 0o700); err != nil {
+		return err
+	}
+	lock, err := lockDir(opts.DataDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	c := &devCluster{opts: opts, out: out}
+	err = c.start(ctx, kinds)
+	if err == nil {
+		err = c.serve(ctx)
+	}
+	var over *orchestrator.TermOver
+	if errors.As(err, &over) {
+		return err
+	}
+	return errors.Join(err, c.stop(context.WithoutCancel(ctx)))
+}
+
+// lockDir keeps two clusters off one directory.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "dev.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if i, err := ReadInfo(dir); err == nil && i.PID > 0 {
+			return nil, fmt.Errorf("cutover dev runs on %s already (pid %d, API %s): stop it, or choose another --data-dir", dir, i.PID, i.APIURL)
+		}
+		return nil, fmt.Errorf("cutover dev runs on %s already: stop it, or choose another --data-dir", dir)
+	}
+	return f, nil
+}
+
+// devCluster is a running cluster.
+type devCluster struct {
+	opts   Options
+	out    io.Writer
+	layout layout
+	token  string
+	mesos  *localmesos.Cluster
+	orch   *orchestrator.Orchestrator
+	last   Info
+}
+
+func (c *devCluster) start(ctx context.Context, kinds []string) error {
+	dir := c.opts.DataDir
+	var leaving []hostSpec
+	var err error
+	if c.layout, leaving, err = openLayout(dir, kinds); err != nil {
+		return err
+	}
+	listener, err := listenRemembered(c.opts.API, c.layout.API)
+	if err != nil {
+		return fmt.Errorf("listen for the API: %w", err)
+	}
+	listening := false
+	defer func() {
+		if !listening {
+			_ = listener.Close()
+		}
+	}()
+	mesosAddr, err := freeAddress(c.layout.Mesos)
+	if err != nil {
+		return err
+	}
+	c.layout.API, c.layout.Mesos = listener.Addr().String(), mesosAddr
+	if err := c.layout.save(dir); err != nil {
+		return err
+	}
+	if c.token, err = auth.LoadOrCreateSecret(filepath.Join(dir, "token")); err != nil {
+		return err
+	}
+	ca, err := pki.OpenAuthority(filepath.Join(dir, "pki", "ca"), cluster)
+	if err != nil {
+		return err
+	}
+	ownTLS := filepath.Join(dir, "pki", "orchestrator")
+	if err := ca.Issue(ownTLS, "orchestrator", "dev"); err != nil {
+		return err
+	}
+	conf, err := pki.Config(ownTLS, cluster, "lbagent")
+	if err != nil {
+		return err
+	}
+	tokens, err := auth.NewTokens(auth.Entry{Actor: "dev", Hash: auth.HashOf(c.token), CreatedAt: time.Now()})
+	if err != nil {
+		return err
+	}
+	startCtx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := c.startHosts(startCtx, ca, leaving); err != nil {
+		return err
+	}
+	if err := c.startMesos(startCtx); err != nil {
+		return err
+	}
+	hosts := make([]orchestrator.Host, len(c.layout.Hosts))
+	for i, h := range c.layout.Hosts {
+		hosts[i] = orchestrator.Host{Name: h.Name, Group: group, AgentURL: "https://" + h.agent().String()}
+	}
+	listening = true // the orchestrator closes it from here on
+	c.orch, err = orchestrator.New(ctx, orchestrator.Options{
+		DataDir: filepath.Join(dir, "orchestrator"), Cluster: cluster, Listener: listener, Masters: []string{c.mesos.Addr()},
+		Groups: []string{group}, Hosts: hosts, TLS: conf, Tokens: tokens, Version: c.opts.Version, Logger: c.opts.Logger,
+		RestoreDeadline: c.opts.RestoreDeadline,
+		StartCommand:    func(host string) string { return c.opts.Exe + " supervise " + hostDir(dir, host) },
+	})
+	if err != nil {
+		return err
+	}
+	return c.orch.Start(ctx)
+}
+
+// startHosts brings every Host's supervisor up, all at once, and stops those that are no longer asked for.
+func (c *devCluster) startHosts(ctx context.Context, ca *pki.Authority, leaving []hostSpec) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, h := range leaving {
+		g.Go(func() error { return supervisor.Terminate(ctx, hostDir(c.opts.DataDir, h.Name)) })
+	}
+	for _, h := range c.layout.Hosts {
+		if err := h.prepare(c.opts.DataDir, c.opts.Exe, ca); err != nil {
+			return err
+		}
+		g.Go(func() error {
+			_, err := supervisor.Launch(ctx, []string{c.opts.Exe, "supervise"}, hostDir(c.opts.DataDir, h.Name))
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+func (c *devCluster) startMesos(ctx context.Context) error {
+	agents := make([]localmesos.AgentSpec, c.opts.Agents)
+	for i := range agents {
+		agents[i] = localmesos.AgentSpec{
+			IP:         addressFrom(c.layout.Net, byte(i+1)).String(),
+			Hostname:   fmt.Sprintf("agent-%d", i+1),
+			Resources:  "cpus:64;mem:65536;disk:200000;ports:[31000-31999]",
+			Attributes: map[string]string{"agent": fmt.Sprintf("a%d", i+1), "rack": fmt.Sprintf("r%d", i%3+1)},
+		}
+	}
+	var err error
+	c.mesos, err = localmesos.New(localmesos.Options{
+		Dir: filepath.Join(c.opts.DataDir, "mesos"), Listen: c.layout.Mesos, Agents: agents, Name: cluster, Logger: c.opts.Logger.With("part", "localmesos"),
+		SupervisorArgv: []string{c.opts.Exe, "task-supervisor"},
+	})
+	if err != nil {
+		return err
+	}
+	return c.mesos.Start(ctx)
+}
+
+// freeAddress returns the remembered loopback address if it is free, else another one.
+func freeAddress(remembered string) (string, error) {
+	ln, err := listenRemembered("127.0.0.1:0", remembered)
+	if err != nil {
+		return "", err
+	}
+	defer ln.Close()
+	return ln.Addr().String(), nil
+}
+
+// serve says "ready" and keeps dev.json true until ctx ends.
+func (c *devCluster) serve(ctx context.Context) error {
+	ended := make(chan error, 1)
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { ended <- c.orch.Wait(waiting) }()
+	if late := c.awaitHosts(ctx); len(late) > 0 {
+		fmt.Fprintf(c.out, "cutover dev: ready without %v: see cutover lb hosts\n", late)
+	}
+	if err := c.writeInfo(); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.out, "ready")
+	tick := time.NewTicker(pidsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case <-tick.C:
+			if err := c.writeInfo(); err != nil {
+				c.opts.Logger.Error("dev.json is not current", "err", err)
+			}
+		}
+	}
+}
+
+// awaitHosts waits until every Host can take changes, and returns the names of those that are late.
+func (c *devCluster) awaitHosts(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, hostsTimeout)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var late []string
+		for _, h := range c.orch.Hosts() {
+			if !h.Connected || h.Problem != "" {
+				late = append(late, h.Name)
+			}
+		}
+		if len(late) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			slices.Sort(late)
+			return late
+		case <-tick.C:
+		}
+	}
+}
+
+// writeInfo writes dev.json if anything in it has changed.
+func (c *devCluster) writeInfo() error {
+	i := Info{
+		APIURL: "http://" + c.layout.API, UIURL: "http://" + c.layout.API, MesosURL: c.mesos.URL(), Token: c.token, PID: os.Getpid(),
+		Hosts: []HostInfo{},
+	}
+	for _, h := range c.layout.Hosts {
+		i.Hosts = append(i.Hosts, h.info(c.opts.DataDir))
+	}
+	if reflect.DeepEqual(i, c.last) {
+		return nil
+	}
+	if err := i.write(c.opts.DataDir); err != nil {
+		return err
+	}
+	c.last = i
+	return nil
+}
+
+// stop ends everything that was started: Deploys, tasks, lbagents and proxies.
+func (c *devCluster) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	var errs []error
+	if c.orch != nil {
+		errs = append(errs, c.orch.Stop(ctx))
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for _, h := range c.layout.Hosts {
+		g.Go(func() error { return supervisor.Terminate(gctx, hostDir(c.opts.DataDir, h.Name)) })
+	}
+	if c.mesos != nil {
+		c.mesos.KillTasks(ctx)
+		c.mesos.Stop()
+	}
+	errs = append(errs, g.Wait())
+	if err := os.Remove(InfoFile(c.opts.DataDir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}

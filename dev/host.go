@@ -1,0 +1,128 @@
+package dev
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/cutover/cutover/dev/supervisor"
+	"github.com/cutover/cutover/internal/pki"
+	"github.com/cutover/cutover/lbagent/daemon"
+	"github.com/cutover/cutover/lbagent/haproxy"
+	"github.com/cutover/cutover/lbagent/nginx"
+)
+
+const (
+	cluster = "dev"
+	group   = "public"
+)
+
+// Names of a Host's supervised processes.
+const (
+	processAgent = "lbagent"
+	processProxy = "proxy"
+)
+
+func hostDir(dataDir, name string) string { return filepath.Join(dataDir, "hosts", name) }
+
+// prepare writes what one Host's processes need: certificate, the owner's base configuration (once; it is the owner's
+// from then on), the lbagent's and the supervisor's configuration.
+func (h hostSpec) prepare(dataDir, exe string, ca *pki.Authority) error {
+	dir := hostDir(dataDir, h.Name)
+	for _, d := range []string{dir, filepath.Join(dir, "run"), filepath.Join(dir, "log"), filepath.Join(dir, "agent")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	tlsDir := filepath.Join(dir, "tls")
+	if err := ca.Issue(tlsDir, "lbagent", h.Name, net.IP(h.Address.AsSlice())); err != nil {
+		return fmt.Errorf("certificate of %s: %w", h.Name, err)
+	}
+	c := daemon.Config{
+		Cluster: cluster, Group: group, Name: h.Name, Dir: filepath.Join(dir, "agent"), Listen: h.agent().String(), TLSDir: tlsDir,
+		Proxy: daemon.Proxy{
+			Kind: h.driver(), Dir: filepath.Join(dir, "proxy"), Base: filepath.Join(dir, h.baseName()),
+			Listen: []netip.AddrPort{h.frontend()}, Source: h.Address,
+			RuntimeSocket: filepath.Join(dir, "run", "haproxy.sock"), MasterSocket: filepath.Join(dir, "run", "master.sock"),
+		},
+	}
+	if err := h.writeBase(c.Proxy); err != nil {
+		return fmt.Errorf("base configuration of %s: %w", h.Name, err)
+	}
+	data, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "lbagent.json")
+	if err := renameio.WriteFile(file, data, 0o600); err != nil {
+		return err
+	}
+	return supervisor.Config{Dir: dir, Processes: []supervisor.Process{
+		{Name: processProxy, Argv: []string{exe, "proxy", "--config", file}, Dir: dir},
+		{Name: processAgent, Argv: []string{exe, "lbagent", "--config", file}, Dir: dir},
+	}}.Save()
+}
+
+// driver is the kind that the lbagent knows the proxy by.
+func (h hostSpec) driver() string {
+	if h.Kind == KindNginx {
+		return daemon.NginxLua
+	}
+	return h.Kind
+}
+
+// proxy is the name of the proxy's program.
+func (h hostSpec) proxy() string {
+	if h.Kind == KindHAProxy {
+		return "haproxy"
+	}
+	return "nginx"
+}
+
+func (h hostSpec) baseName() string {
+	if h.Kind == KindHAProxy {
+		return "haproxy.cfg"
+	}
+	return "nginx.conf"
+}
+
+func (h hostSpec) writeBase(p daemon.Proxy) error {
+	if _, err := os.Stat(p.Base); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var text []byte
+	var err error
+	if h.Kind == KindHAProxy {
+		text, err = haproxy.ExampleBase(haproxy.Base{RuntimeSocket: p.RuntimeSocket, Source: h.Address})
+	} else {
+		text, err = nginx.RenderExampleBase(nginx.ExampleBase{Lua: h.Kind == KindNginx, PIDFile: "run/nginx.pid", ErrorLog: "log/nginx-error.log"})
+	}
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(p.Base, text, 0o600)
+}
+
+// info reads what runs of the Host now.
+func (h hostSpec) info(dataDir string) HostInfo {
+	dir := hostDir(dataDir, h.Name)
+	pid := func(name string) int {
+		id, alive, err := supervisor.Read(dir, name)
+		if err != nil || !alive {
+			return 0
+		}
+		return id.PID
+	}
+	return HostInfo{
+		Name: h.Name, Proxy: h.proxy(), Driver: h.driver(), Group: group,
+		FrontendURL: "http://" + h.frontend().String(), AgentURL: "https://" + h.agent().String(),
+		SupervisorPID: pid("supervisor"), AgentPID: pid(processAgent), ProxyPID: pid(processProxy),
+	}
+}

@@ -1,0 +1,46 @@
+package dev
+
+import (
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+)
+
+// Options of a one-machine cluster.
+type Options struct {
+	// DataDir holds everything; made if it is not there. Unix sockets live below it, so its path should be short.
+	DataDir string
+	// API is the loopback address of the API; port 0 picks a free one, remembered in DataDir.
+	API string
+	// LB names the Hosts: "haproxy=2,nginx=2".
+	LB string
+	// Agents is the number of Mesos agents.
+	Agents int
+	// RestoreDeadline is the orchestrator's; 0 means its default.
+	RestoreDeadline time.Duration
+	// Exe is the binary whose hidden commands run the supervisors, lbagents, proxies and tasks.
+	Exe     string
+	Version string
+	Logger  *slog.Logger
+}
+
+// maxDataDir leaves room for the longest socket path below it.
+const maxDataDir = 60
+
+func (o Options) check() (Options, []string, error) {
+	kinds, err := ParseLB(o.LB)
+	if err != nil {
+		return o, nil, err
+	}
+	if o.Agents < 1 || o.Agents > 90 {
+		return o, nil, fmt.Errorf("--agents %d: want 1 to 90", o.Agents)
+	}
+	if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
+		return o, nil, fmt.Errorf("data directory: %w", err)
+	}
+	if len(o.DataDir) > maxDataDir {
+		return o, nil, fmt.Errorf("--data-dir %s has %d bytes, and sockets below it may have about 100 in all: choose a path of at most %d", o.DataDir, len(o.DataDir), maxDataDir)
+	}
+	return o, kinds, nil
+}

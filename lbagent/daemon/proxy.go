@@ -1,0 +1,41 @@
+package daemon
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+)
+
+// ExecProxy prepares the published tree and becomes the Host's proxy: on success it does not return. The proxy's master
+// keeps this process's pid, so that whoever started it supervises the proxy itself.
+func (c Config) ExecProxy(log *slog.Logger) error {
+	if err := c.Bootstrap(log); err != nil {
+		return fmt.Errorf("prepare the tree that the proxy loads: %w", err)
+	}
+	argv := c.proxyArgv()
+	binary, err := exec.LookPath(argv[0])
+	if err != nil {
+		return fmt.Errorf("start the proxy: %w", err)
+	}
+	return syscall.Exec(binary, argv, os.Environ())
+}
+
+func (c Config) proxyArgv() []string {
+	if c.Proxy.Kind == HAProxy {
+		return []string{
+			orDefault(c.Proxy.Binary, "haproxy"), "-W", "-S", c.Proxy.MasterSocket + ",mode,600",
+			"-f", c.Proxy.Base, "-f", filepath.Join(c.Proxy.Dir, "current") + "/",
+		}
+	}
+	return []string{orDefault(c.Proxy.Binary, "nginx"), "-c", c.Proxy.Base, "-p", filepath.Dir(c.Proxy.Base) + "/", "-g", "daemon off;"}
+}
+
+func orDefault(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}

@@ -1,0 +1,43 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/cutover/cutover/internal/pki"
+	"github.com/cutover/cutover/lbagent"
+)
+
+// Run serves this Host until ctx ends. The proxy serves on in any case.
+func (c Config) Run(ctx context.Context, version string, log *slog.Logger) error {
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return fmt.Errorf("the lbagent's directory: %w", err)
+	}
+	var conf *tls.Config
+	if c.TLSDir != "" {
+		var err error
+		if conf, err = pki.Config(c.TLSDir, c.Cluster, "orchestrator"); err != nil {
+			return err
+		}
+	}
+	// The proxy may start before or after: both find the same tree.
+	if err := c.Bootstrap(log); err != nil {
+		return fmt.Errorf("prepare the tree that the proxy loads: %w", err)
+	}
+	drv, err := c.newDriver(log)
+	if err != nil {
+		return err
+	}
+	agent, err := lbagent.New(lbagent.Options{
+		Name: c.Name, Group: c.Group, Cluster: c.Cluster, Dir: c.Dir, Listen: c.Listen, TLS: conf,
+		Driver: drv, Version: version, Logger: log,
+	})
+	if err != nil {
+		return errors.Join(err, drv.Close())
+	}
+	return agent.Run(ctx)
+}

@@ -1,0 +1,59 @@
+package orchestrator
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/cutover/cutover/orchestrator/auth"
+)
+
+// Host is a declared load-balancer Host.
+type Host struct {
+	Name     string `yaml:"name"`
+	Group    string `yaml:"group"`
+	AgentURL string `yaml:"agent_url"`
+}
+
+// Options of an Orchestrator. All but the durations are required.
+type Options struct {
+	// DataDir holds the store and the leader's lock; nobody else's.
+	DataDir string
+	// Cluster names the cluster in every message to a Host.
+	Cluster string
+	// Listener is where the API is served; the Orchestrator closes it.
+	Listener net.Listener
+	// Masters are the Mesos masters: host:port or base URLs.
+	Masters []string
+	// Groups may be declared without Hosts; those that Hosts name need not be listed.
+	Groups []string
+	Hosts  []Host
+	// TLS is shown to the lbagents, and verifies them; nil only if all of them are on loopback addresses.
+	TLS *tls.Config
+	// Tokens are the API's.
+	Tokens  *auth.Tokens
+	Version string
+	Logger  *slog.Logger
+
+	// RestoreDeadline is how long Hosts may take to prove that an aborted transaction is undone before the Deploy is
+	// stuck; 60 s by default.
+	RestoreDeadline time.Duration
+	// StartCommand is what starts the lbagent of a Host, for people; systemctl by default.
+	StartCommand func(host string) string
+}
+
+func (o Options) validate() error {
+	var errs []error
+	for what, missing := range map[string]bool{
+		"DataDir": o.DataDir == "", "Cluster": o.Cluster == "", "Listener": o.Listener == nil, "Masters": len(o.Masters) == 0,
+		"Tokens": o.Tokens == nil, "Logger": o.Logger == nil,
+	} {
+		if missing {
+			errs = append(errs, fmt.Errorf("orchestrator option %s is missing", what))
+		}
+	}
+	return errors.Join(errs...)
+}
