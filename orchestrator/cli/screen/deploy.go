@@ -105,6 +105,9 @@ func Waiting(v deploy.View) string {
 		what, names = "hosts to be ready", hostsWithout(v, deploy.VoteReady, deploy.VoteVerified)
 	case deploy.StepActivating, deploy.StepCommitting:
 		what, names = "hosts to verify", hostsWithout(v, deploy.VoteVerified)
+		if len(names) == 0 {
+			what = "the decision to be recorded"
+		}
 	case deploy.StepRestoring, deploy.StepRestoreStuck:
 		what, names = "hosts to restore", hostsWithout(v, deploy.VoteAborted)
 	case deploy.StepDraining, deploy.StepDrainStuck:

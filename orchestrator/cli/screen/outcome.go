@@ -111,7 +111,8 @@ func Now(v deploy.View) string {
 		return fmt.Sprintf("%s; %s proved that %s back as before", before, plural(back, "host"), isAre(back))
 	case deploy.Stuck:
 		text := "old and new tasks are all kept alive, nothing is killed"
-		if missing := hostsWithout(v, deploy.VoteAborted); len(missing) > 0 && v.ReasonCode != string(deploy.CodeInTheWay) {
+		missing := hostsWithout(v, deploy.VoteAborted)
+		if asked := v.ReasonCode != string(deploy.CodeInTheWay) && v.ReasonCode != string(deploy.CodeUndecided); asked && len(missing) > 0 {
 			text += "; no answer yet from " + Clean(strings.Join(missing, ", "))
 		}
 		return text + "; it ends by itself when the missing answer comes"

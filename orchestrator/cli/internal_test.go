@@ -1,0 +1,168 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+
+	"github.com/cutover/cutover/orchestrator/api/apitest"
+	"github.com/cutover/cutover/orchestrator/client"
+	"github.com/cutover/cutover/orchestrator/deploy"
+)
+
+func TestGuessMode(t *testing.T) {
+	for args, want := range map[string]outputMode{
+		"deploy -o json": modeJSON, "deploy --output jsonl": modeJSONL, "deploy --output=json": modeJSON, "deploy -ojson": modeJSON, "deploy -o=jsonl": modeJSONL,
+		"deploy": modeText, "deploy -o text": modeText, "deploy -o": modeText, "deploy -- -o json": modeText, "deploy -o yaml": modeText,
+	} {
+		if got := guessMode(strings.Fields(args)); got != want {
+			t.Errorf("%s: %s, want %s", args, got, want)
+		}
+	}
+}
+
+func TestQuote(t *testing.T) {
+	for word, want := range map[string]string{".cutover": ".cutover", "": "''", "a b": "'a b'", "it's": `'it'\''s'`, "$HOME": "'$HOME'", "http://a:1/b": "http://a:1/b"} {
+		if got := quote(word); got != want {
+			t.Errorf("%s: %s, want %s", word, got, want)
+		}
+	}
+}
+
+func TestResolve(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write := func(dir, text string) {
+		t.Helper()
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, devFile), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("named", `{"api_url":"http://named","token":"tn","hosts":[]}`)
+	write("broken", `{`)
+	write("empty", `{}`)
+	for _, c := range []struct {
+		name string
+		conn connection
+		env  map[string]string
+		want address
+		err  string
+	}{
+		{"flags", connection{api: "http://a", token: "t"}, nil, address{"http://a", "t"}, ""},
+		{"flags before environment", connection{api: "http://a", token: "t"}, map[string]string{"CUTOVER_API": "http://b", "CUTOVER_TOKEN": "u"}, address{"http://a", "t"}, ""},
+		{"directory's flag before environment", connection{dataDir: "named"}, map[string]string{"CUTOVER_API": "http://b", "CUTOVER_TOKEN": "u"}, address{"http://named", "tn"}, ""},
+		{"environment's directory", connection{}, map[string]string{"CUTOVER_DATA_DIR": "named"}, address{"http://named", "tn"}, ""},
+		{"address and named directory", connection{api: "http://a", dataDir: "named"}, nil, address{"http://a", "tn"}, ""},
+		{"no directory", connection{dataDir: "none"}, nil, address{}, "no dev cluster in none"},
+		{"broken file", connection{dataDir: "broken"}, nil, address{}, "dev.json"},
+		{"file without address", connection{dataDir: "empty"}, nil, address{}, "api_url"},
+		{"nothing", connection{}, nil, address{}, "no orchestrator is named"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := c.conn.resolve(func(key string) string { return c.env[key] })
+			if c.err != "" {
+				var refusal *deploy.Refusal
+				if !errors.As(err, &refusal) || refusal.Kind != deploy.RefusedUnavailable || !strings.Contains(refusal.Detail, c.err) {
+					t.Fatalf("%v, want %q", err, c.err)
+				}
+				return
+			}
+			if err != nil || got != c.want {
+				t.Fatalf("%+v %v, want %+v", got, err, c.want)
+			}
+		})
+	}
+	write(defaultDataDir, `{"api_url":"http://here","token":"th"}`)
+	none := func(string) string { return "" }
+	if got, err := (&connection{}).resolve(none); err != nil || got != (address{"http://here", "th"}) {
+		t.Errorf("the working directory's cluster: %+v %v", got, err)
+	}
+	// Its token must not travel elsewhere.
+	if got, err := (&connection{api: "http://elsewhere"}).resolve(none); err != nil || got != (address{"http://elsewhere", ""}) {
+		t.Errorf("another address: %+v %v", got, err)
+	}
+	if got, err := (&connection{api: "http://here/"}).resolve(none); err != nil || got.token != "th" {
+		t.Errorf("the same address: %+v %v", got, err)
+	}
+}
+
+func TestInClear(t *testing.T) {
+	for url, want := range map[string]bool{"http://127.0.0.1:1": false, "http://[::1]:1": false, "http://localhost": false, "https://a": false, "http://10.0.0.1": true, "http://a": true} {
+		if got := inClear(url); got != want {
+			t.Errorf("%s: %v", url, got)
+		}
+	}
+}
+
+func TestStillWaiting(t *testing.T) {
+	var out bytes.Buffer
+	p := &linePrinter{app: &app{}, out: &out}
+	v := apitest.NewStory("01D").Healthy().Step(deploy.StepPreparing, "").Vote("lb1", deploy.VoteReady, "").Vote("lb2", deploy.VoteNone, "").Last
+	p.start(v)
+	p.waiting(v, apitest.At(31*time.Second))
+	want := "01D  deploy shop  spec 1 -> 2 (1.4.2)  by ci\n   +31.0s        still waiting for hosts to be ready: lb2\n"
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+	if p.tick() != 30*time.Second {
+		t.Errorf("every %s", p.tick())
+	}
+}
+
+func TestUndoing(t *testing.T) {
+	for state, want := range map[deploy.State][2]any{
+		deploy.Aborted: {0, true}, deploy.RolledBack: {0, true}, deploy.Superseded: {0, true},
+		deploy.Stuck: {4, true}, deploy.Running: {0, false}, deploy.Succeeded: {1, true},
+	} {
+		code, done := undoing(deploy.View{State: state})
+		if got := [2]any{code, done}; got != want {
+			t.Errorf("%s: %v, want %v", state, got, want)
+		}
+	}
+}
+
+func TestProblemOfEveryError(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		exit int
+	}{
+		{&usageError{errors.New("x")}, 1},
+		{errors.New("x"), 1},
+		{&client.Unreachable{URL: "http://a", Err: errors.New("refused")}, 9},
+		{&deploy.Refusal{Kind: deploy.RefusedLocked}, 8},
+		{&ExitError{Code: 5, Err: errors.New("x")}, 5},
+	} {
+		var out, errOut bytes.Buffer
+		a := &app{Options: Options{Out: &out, Err: &errOut}, mode: modeJSON}
+		if got := a.report(t.Context(), c.err); got != c.exit {
+			t.Errorf("%v: exit %d, want %d", c.err, got, c.exit)
+		}
+		if !strings.Contains(out.String(), `"kind":`) || errOut.Len() > 0 {
+			t.Errorf("%v: out %s err %s", c.err, &out, &errOut)
+		}
+	}
+}
+
+// The daemons' own commands get what the others get: usage errors, exit codes, reports.
+func TestRegisteredCommands(t *testing.T) {
+	daemon := func() *cobra.Command {
+		return &cobra.Command{Use: "daemon", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error { return &ExitError{Code: 5} }}
+	}
+	for args, want := range map[string]int{"daemon": 5, "daemon extra": 1, "daemon --nope": 1} {
+		var out, errOut bytes.Buffer
+		got := Main(t.Context(), strings.Fields(args), Options{Commands: []func() *cobra.Command{daemon}, Out: &out, Err: &errOut, Env: func(string) string { return "" },
+			Terminal: func() (int, int, bool) { return 0, 0, false }, Now: time.Now})
+		if got != want {
+			t.Errorf("%s: exit %d, want %d: %s", args, got, want, &errOut)
+		}
+	}
+}
