@@ -178,7 +178,7 @@ func (s Spec) Canonical() []byte {
 func (s Spec) Digest() string { return digest(s.Canonical()) }
 
 // TemplateDigest identifies what one task is made from. Tasks whose template is unchanged are kept by a Deploy. The label
-// version is part of it, because tasks see it in CUTOVER_VERSION.
+// version is part of it, so that a task never runs under a version that it was not started for.
 func (s Spec) TemplateDigest() string {
 	s.Instances = 0
 	s.Deploy = Deploy{}

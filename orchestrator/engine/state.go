@@ -1,0 +1,254 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cutover/cutover/orchestrator/deploy"
+	"github.com/cutover/cutover/orchestrator/spec"
+	"github.com/cutover/cutover/orchestrator/store"
+)
+
+// state is everything that the loop owns. It is the store's content plus indexes.
+type state struct {
+	apps    map[string]*appRecord
+	specs   specs
+	deploys map[string]*deployRecord
+	tasks   map[string]*taskRecord
+	amends  map[string]*amendRecord
+	idem    map[string]idemRecord
+
+	tasksOf   map[string]map[string]*taskRecord // by App
+	upstreams map[string]string                 // upstream name to task
+	active    map[string]bool                   // Deploys that are not done
+
+	// wake is when the loop must look again if nothing happens; zero: at the next safety look.
+	wake time.Time
+	// looked and repeated are when the safety net last ran.
+	looked, repeated time.Time
+}
+
+func newState() *state {
+	return &state{
+		apps: map[string]*appRecord{}, specs: specs{}, deploys: map[string]*deployRecord{}, tasks: map[string]*taskRecord{},
+		amends: map[string]*amendRecord{}, idem: map[string]idemRecord{}, tasksOf: map[string]map[string]*taskRecord{},
+		upstreams: map[string]string{}, active: map[string]bool{},
+	}
+}
+
+// load reads the engine's part of the store.
+func load(ctx context.Context, st store.Store) (*state, error) {
+	s := newState()
+	for prefix, read := range map[string]func(key string, value []byte) error{
+		prefixApp: func(_ string, v []byte) error {
+			var a appRecord
+			err := json.Unmarshal(v, &a)
+			s.apps[a.Name] = &a
+			return err
+		},
+		prefixSpec: func(key string, v []byte) error {
+			var sp spec.Spec
+			if err := json.Unmarshal(v, &sp); err != nil {
+				return err
+			}
+			var rev uint64
+			if _, err := fmt.Sscanf(key[strings.LastIndex(key, "/")+1:], "%d", &rev); err != nil {
+				return err
+			}
+			s.specs.put(sp.Name, rev, sp)
+			return nil
+		},
+		prefixDeploy: func(_ string, v []byte) error {
+			var d deployRecord
+			err := json.Unmarshal(v, &d)
+			s.deploys[d.ID] = &d
+			if d.Step != deploy.StepDone {
+				s.active[d.ID] = true
+			}
+			return err
+		},
+		prefixTask: func(_ string, v []byte) error {
+			var t taskRecord
+			err := json.Unmarshal(v, &t)
+			s.addTask(&t)
+			return err
+		},
+		prefixAmend: func(_ string, v []byte) error {
+			var a amendRecord
+			err := json.Unmarshal(v, &a)
+			s.amends[a.ID] = &a
+			return err
+		},
+		prefixIdem: func(key string, v []byte) error {
+			var i idemRecord
+			err := json.Unmarshal(v, &i)
+			s.idem[strings.TrimPrefix(key, prefixIdem)] = i
+			return err
+		},
+	} {
+		after := ""
+		for {
+			const page = 500
+			records, err := st.List(ctx, prefix, after, page)
+			if err != nil {
+				return nil, err
+			}
+			for _, r := range records {
+				if err := read(r.Key, r.Value); err != nil {
+					return nil, fmt.Errorf("record %s: %w", r.Key, err)
+				}
+				after = r.Key
+			}
+			if len(records) < page {
+				break
+			}
+		}
+	}
+	return s, nil
+}
+
+func (s *state) addTask(t *taskRecord) {
+	s.tasks[t.TaskID] = t
+	if s.tasksOf[t.App] == nil {
+		s.tasksOf[t.App] = map[string]*taskRecord{}
+	}
+	s.tasksOf[t.App][t.TaskID] = t
+	s.upstreams[t.Upstream] = t.TaskID
+}
+
+func (s *state) dropTask(t *taskRecord) {
+	delete(s.tasks, t.TaskID)
+	delete(s.tasksOf[t.App], t.TaskID)
+	delete(s.upstreams, t.Upstream)
+}
+
+// sorted returns an App's tasks in order of instance and age, so that nothing depends on the order of a map.
+func (s *state) sorted(app string) []*taskRecord {
+	return slices.SortedFunc(maps.Values(s.tasksOf[app]), func(a, b *taskRecord) int {
+		if a.Instance != b.Instance {
+			return a.Instance - b.Instance
+		}
+		if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
+			return c
+		}
+		return strings.Compare(a.TaskID, b.TaskID)
+	})
+}
+
+// batch collects what one turn of the loop changes and does.
+type batch struct {
+	now     time.Time
+	apps    map[string]bool
+	deploys map[string]bool
+	tasks   map[string]bool
+	amends  map[string]bool
+	idem    map[string]bool
+	early   []store.Op // events, specs, deletions
+	// after are the acts that follow the Commit.
+	after []func()
+	// look are the Apps that the scheduler must look at.
+	look map[string]bool
+}
+
+func newBatch(now time.Time) *batch {
+	return &batch{
+		now: now, apps: map[string]bool{}, deploys: map[string]bool{}, tasks: map[string]bool{}, amends: map[string]bool{},
+		idem: map[string]bool{}, look: map[string]bool{},
+	}
+}
+
+// size is about how many records have changed.
+func (b *batch) size() int {
+	return len(b.apps) + len(b.deploys) + len(b.tasks) + len(b.amends) + len(b.idem) + len(b.early)
+}
+
+func (b *batch) do(act func()) { b.after = append(b.after, act) }
+
+// ops makes the Commits of the batch: one if everything fits. The last one holds Apps, Deploys and idempotency keys, which
+// only make sense together.
+func (b *batch) ops(s *state) [][]store.Op {
+	early := b.early
+	for _, id := range slices.Sorted(maps.Keys(b.tasks)) {
+		early = append(early, putOrDelete(prefixTask+id, s.tasks[id]))
+	}
+	for _, id := range slices.Sorted(maps.Keys(b.amends)) {
+		early = append(early, putOrDelete(prefixAmend+id, s.amends[id]))
+	}
+	var late []store.Op
+	for _, id := range slices.Sorted(maps.Keys(b.idem)) {
+		if rec, ok := s.idem[id]; ok {
+			late = append(late, putOrDelete(prefixIdem+id, &rec))
+		} else {
+			late = append(late, store.Op{Kind: store.Delete, Key: prefixIdem + id})
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(b.deploys)) {
+		late = append(late, putOrDelete(prefixDeploy+id, s.deploys[id]))
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.apps)) {
+		late = append(late, putOrDelete(prefixApp+name, s.apps[name]))
+	}
+	return chunks(early, late)
+}
+
+func putOrDelete[T any](key string, v *T) store.Op {
+	if v == nil {
+		return store.Op{Kind: store.Delete, Key: key}
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		// Unreachable: records hold plain data.
+		panic("engine: record " + key + ": " + err.Error())
+	}
+	return store.Op{Kind: store.Put, Key: key, Value: b}
+}
+
+// chunks cuts the operations to what one Commit can hold, keeping late together if possible.
+func chunks(early, late []store.Op) [][]store.Op {
+	if len(early)+len(late) == 0 {
+		return nil
+	}
+	if all := append(slices.Clone(early), late...); fits(all) {
+		return [][]store.Op{all}
+	}
+	var out [][]store.Op
+	var part []store.Op
+	for _, op := range early {
+		if next := append(part, op); !fits(next) && len(part) > 0 {
+			out, part = append(out, part), []store.Op{op}
+		} else {
+			part = next
+		}
+	}
+	if len(part) > 0 {
+		out = append(out, part)
+	}
+	part = nil
+	for _, op := range late {
+		if next := append(part, op); !fits(next) && len(part) > 0 {
+			out, part = append(out, part), []store.Op{op}
+		} else {
+			part = next
+		}
+	}
+	if len(part) > 0 {
+		out = append(out, part)
+	}
+	return out
+}
+
+func fits(ops []store.Op) bool {
+	if len(ops) > store.MaxOps {
+		return false
+	}
+	size := 0
+	for _, op := range ops {
+		size += len(op.Key) + len(op.Value)
+	}
+	return size <= store.MaxCommitBytes
+}

@@ -1,0 +1,440 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cutover/cutover/orchestrator/deploy"
+	"github.com/cutover/cutover/orchestrator/scheduler"
+	"github.com/cutover/cutover/orchestrator/spec"
+	"github.com/cutover/cutover/orchestrator/store"
+)
+
+// This file is the life of tasks: launched, placed, running, probed, ended, killed.
+
+func lower(s string) string { return strings.ToLower(s) }
+
+// dirty marks the task changed, and its App for the scheduler.
+func (e *Engine) dirty(t *taskRecord) {
+	e.batch.tasks[t.TaskID] = true
+	e.batch.look[t.App] = true
+}
+
+// launch records a new task and asks the framework for it after the Commit.
+func (e *Engine) launch(id, app string, rev uint64, instance int, r role, deployID string) {
+	sp, ok := e.s.specs.get(app, rev)
+	if !ok {
+		e.log.Error("no such revision: the task is not launched", "app", app, "spec", rev)
+		return
+	}
+	t := &taskRecord{
+		Placement: Placement{TaskID: id}, App: app, Spec: rev, Template: sp.TemplateDigest(), Instance: instance, Deploy: deployID,
+		Upstream: deploy.UpstreamName(id), Role: r, State: Queued, CreatedAt: e.batch.now, changed: e.batch.now,
+	}
+	e.s.addTask(t)
+	e.dirty(t)
+	e.sendLaunch(t, sp)
+}
+
+func (e *Engine) sendLaunch(t *taskRecord, sp spec.Spec) {
+	id, ts := t.TaskID, taskSpec(t, sp)
+	e.batch.do(func() {
+		e.runner.push(func() {
+			ctx, cancel := context.WithTimeout(e.ctx, e.opts.CallTimeout)
+			defer cancel()
+			if err := e.ports.Runner.Launch(ctx, []TaskSpec{ts}); err != nil && e.ctx.Err() == nil {
+				e.log.Warn("the framework refused a task", "task", id, "error", err)
+				e.post(func() { e.taskEnded(id, Errored, "the framework refused it: "+err.Error()) })
+			}
+		})
+	})
+}
+
+func taskSpec(t *taskRecord, sp spec.Spec) TaskSpec {
+	ts := TaskSpec{
+		ID: t.TaskID, App: t.App, Group: fmt.Sprintf("%s.%d", t.App, t.Spec), Command: sp.Command, Env: sp.Env,
+		CPUs: sp.Resources.CPUs, MemoryMB: sp.Resources.Memory.MiB(), DiskMB: sp.Resources.Disk.MiB(), Ports: sp.Resources.Ports,
+		KillGrace: time.Duration(sp.Kill.Grace),
+		Labels: map[string]string{
+			"app": t.App, "spec": fmt.Sprint(t.Spec), "version": sp.Version, "instance": fmt.Sprint(t.Instance), "deploy": t.Deploy,
+		},
+	}
+	for _, a := range sp.Artifacts {
+		ts.Artifacts = append(ts.Artifacts, Artifact{URI: a.URI, SHA256: a.SHA256, Extract: a.Extract, Executable: a.Executable})
+	}
+	for _, c := range sp.Constraints {
+		ts.Constraints = append(ts.Constraints, Constraint(c))
+	}
+	return ts
+}
+
+// FrameworkID returns the saved framework id, "" if there is none.
+func (e *Engine) FrameworkID(ctx context.Context) (string, error) {
+	rec, err := e.opts.Store.Get(ctx, keyFramework)
+	if err != nil {
+		if isNotFound(err) {
+			return "", nil
+		}
+		return "", err
+	}
+	return string(rec.Value), nil
+}
+
+// SaveFrameworkID saves the id that a master gave. It refuses to replace another one: the tasks belong to that one.
+func (e *Engine) SaveFrameworkID(ctx context.Context, id string) error {
+	if have, err := e.FrameworkID(ctx); err != nil || have == id {
+		return err
+	} else if have != "" {
+		return fmt.Errorf("engine: the framework id is %s: a master that gives %s has lost its registry", have, id)
+	}
+	_, err := e.opts.Store.Commit(ctx, e.opts.Fence, store.Op{Kind: store.Create, Key: keyFramework, Value: []byte(id)})
+	return err
+}
+
+// SaveLaunching records where tasks are about to be launched. It is durable when it returns nil.
+func (e *Engine) SaveLaunching(ctx context.Context, placements []Placement) error {
+	return e.do(ctx, func() error {
+		for _, p := range placements {
+			t := e.s.tasks[p.TaskID]
+			if t == nil || t.ended() {
+				return fmt.Errorf("engine: task %s is not wanted any longer", p.TaskID)
+			}
+		}
+		for _, p := range placements {
+			t := e.s.tasks[p.TaskID]
+			t.Placement = p
+			t.why, t.unplaced = "", false
+			if t.State == Queued {
+				t.State = Launching
+			}
+			e.dirty(t)
+			if t.KillOrdered { // ordered while it was not known where
+				e.sendKill(t)
+			}
+		}
+		return nil
+	})
+}
+
+// Unended returns all tasks that have not ended, for reconciliation after a subscription.
+func (e *Engine) Unended(ctx context.Context) ([]TaskRef, error) {
+	var out []TaskRef
+	err := e.do(ctx, func() error {
+		for _, t := range e.s.tasks {
+			if !t.ended() && t.State != Queued {
+				out = append(out, ref(t))
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+func ref(t *taskRecord) TaskRef {
+	return TaskRef{
+		Placement: t.Placement, App: t.App, Group: fmt.Sprintf("%s.%d", t.App, t.Spec), State: t.State, Kill: t.KillOrdered,
+	}
+}
+
+// HandleUpdate takes a status update. What it means is durable when it returns nil: only then it may be acknowledged.
+func (e *Engine) HandleUpdate(ctx context.Context, u TaskUpdate) error {
+	return e.do(ctx, func() error {
+		t := e.s.tasks[u.TaskID]
+		if t == nil {
+			// Never killed by itself: NO-ORPHAN-KILL, a Host may know what this store does not.
+			e.log.Warn("status of an unknown task", "task", u.TaskID, "state", u.State, "agent", u.AgentID)
+			e.metrics.unknown.Inc()
+			return nil
+		}
+		if t.ended() {
+			return nil
+		}
+		e.placed(t, u)
+		why := message(u)
+		switch {
+		case u.State.Terminal():
+			e.taskEnded(t.TaskID, u.State, why)
+		case u.State.Away():
+			e.taskAway(t, u.State, why)
+		default:
+			e.taskLives(t, u.State, why)
+		}
+		return nil
+	})
+}
+
+// HandleLost takes the framework's word that a task will not run. Final: no update follows.
+func (e *Engine) HandleLost(ctx context.Context, task, why string, final bool) error {
+	return e.do(ctx, func() error {
+		t := e.s.tasks[task]
+		if t == nil || t.ended() {
+			return nil
+		}
+		if final {
+			state := Errored
+			if t.KillOrdered {
+				state = Killed
+			}
+			e.taskEnded(task, state, why)
+			return nil
+		}
+		e.taskAway(t, Lost, why)
+		return nil
+	})
+}
+
+func message(u TaskUpdate) string {
+	msg := strings.TrimSpace(u.Message)
+	if msg == "" {
+		msg = u.Reason
+	}
+	if len(msg) > 500 {
+		msg = msg[:500] + "..."
+	}
+	if msg == "" {
+		return string(u.State)
+	}
+	return string(u.State) + ": " + strings.ToValidUTF8(msg, "?")
+}
+
+// placed takes over what an update says about where the task is.
+func (e *Engine) placed(t *taskRecord, u TaskUpdate) {
+	if u.AgentID != "" && t.AgentID == "" {
+		t.AgentID = u.AgentID
+	}
+	if u.Host != "" && t.Host != u.Host && len(u.Ports) > 0 {
+		t.Host, t.Ports = u.Host, u.Ports
+		e.dirty(t)
+	}
+}
+
+func (e *Engine) taskLives(t *taskRecord, st TaskState, why string) {
+	if t.State == st {
+		return
+	}
+	wasAway := t.State.Away()
+	t.State, t.Message = st, ""
+	if wasAway {
+		t.changed = e.batch.now
+		e.tell(t, "is back: "+why)
+	}
+	e.dirty(t)
+	if st != Running {
+		return
+	}
+	if t.RunningAt.IsZero() {
+		t.RunningAt, t.changed = e.batch.now, e.batch.now
+	}
+	e.probe(t)
+	e.feedApp(t.App, deploy.TaskRunning{Task: t.TaskID})
+}
+
+func (e *Engine) taskAway(t *taskRecord, st TaskState, why string) {
+	if t.State == st {
+		return
+	}
+	if t.State == Queued {
+		// The framework holds it, Mesos never heard of it: an answer about an unknown task says nothing.
+		return
+	}
+	if !t.State.Away() {
+		t.changed = e.batch.now
+	}
+	t.State, t.Message = st, why
+	e.dirty(t)
+	e.tell(t, why)
+	e.feedApp(t.App, deploy.TaskLost{Task: t.TaskID, Why: why})
+}
+
+// taskEnded handles a terminal status. The upstream of a committed task leaves all proxies by the scheduler's plan.
+func (e *Engine) taskEnded(id string, st TaskState, why string) {
+	t := e.s.tasks[id]
+	if t == nil || t.ended() {
+		return
+	}
+	now := e.batch.now
+	t.State, t.Message, t.EndedAt, t.changed = st, why, now, now
+	t.health, t.why = scheduler.Unknown, ""
+	e.dirty(t)
+	e.batch.do(func() { e.ports.Prober.Remove(id) })
+	if !t.KillOrdered && (t.Role == roleCommitted || t.Role == roleReplacement) {
+		a := e.s.apps[t.App]
+		if a.Backoff == nil {
+			a.Backoff = map[int]scheduler.Backoff{}
+		}
+		var ran time.Duration
+		if !t.RunningAt.IsZero() {
+			ran = now.Sub(t.RunningAt)
+		}
+		a.Backoff[t.Instance] = a.Backoff[t.Instance].After(ran, now, e.opts.Scheduler)
+		e.batch.apps[t.App] = true
+		e.tell(t, why)
+	}
+	e.feedApp(t.App, deploy.TaskEnded{Task: id, Why: why})
+}
+
+// tell notes in the App's open Deploy what happened to a task that is not of its target.
+func (e *Engine) tell(t *taskRecord, what string) {
+	a := e.s.apps[t.App]
+	if a == nil || a.Open == "" {
+		return
+	}
+	d := e.s.deploys[a.Open]
+	for _, m := range d.Members {
+		if m.Task == t.TaskID {
+			return // the machine tells it
+		}
+	}
+	e.emit(d, deploy.Event{Type: "task", Task: t.TaskID, Msg: string(t.Role) + " task: " + what}, nil)
+}
+
+// probe starts probing a running task, once it is known where.
+func (e *Engine) probe(t *taskRecord) {
+	sp, ok := e.s.specs.get(t.App, t.Spec)
+	if !ok || t.State != Running || t.KillOrdered || sp.Health == nil {
+		return
+	}
+	h := sp.Health
+	if h.Port() >= len(t.Ports) {
+		e.log.Warn("a running task has no such port", "task", t.TaskID, "port", h.Port())
+		return
+	}
+	target := ProbeTarget{
+		Task: t.TaskID, Address: address(t.Host, t.Ports[h.Port()]), Interval: time.Duration(h.Interval), Timeout: time.Duration(h.Timeout),
+		Grace: time.Duration(h.Grace), Rise: h.Rise, Fall: h.Fall,
+	}
+	if h.HTTP != nil {
+		target.HTTPPath = h.HTTP.Path
+	}
+	e.batch.do(func() {
+		if err := e.ports.Prober.Add(target); err != nil && e.ctx.Err() == nil {
+			e.log.Error("a task cannot be probed", "task", target.Task, "error", err)
+		}
+	})
+}
+
+// probed takes a change that the prober saw.
+func (e *Engine) probed(p ProbeEvent) {
+	t := e.s.tasks[p.Task]
+	if t == nil || t.ended() || t.KillOrdered {
+		return
+	}
+	health := scheduler.Failing
+	if p.Verdict == ProbeHealthy {
+		health = scheduler.Healthy
+	}
+	if t.health != health {
+		t.health, t.changed = health, e.batch.now
+	}
+	t.why = p.Why
+	e.batch.look[t.App] = true // health is not stored
+	switch p.Verdict {
+	case ProbeHealthy:
+		t.why = ""
+		e.feedApp(t.App, deploy.TaskHealthy{Task: t.TaskID})
+	case ProbeUnhealthy:
+		e.feedApp(t.App, deploy.TaskUnhealthy{Task: t.TaskID, Why: p.Why})
+	case ProbeOverdue:
+		e.feedApp(t.App, deploy.TaskOverdue{Task: t.TaskID, Why: p.Why})
+	}
+}
+
+// retire gives a task up: it is killed as soon as no Host may know it any longer.
+func (e *Engine) retire(t *taskRecord, by string) {
+	if t.Role == roleRetiring {
+		return
+	}
+	t.Role, t.RetiredBy = roleRetiring, by
+	e.dirty(t)
+	e.maybeKill(t)
+}
+
+// maybeKill orders the kill of a retiring task that nothing holds (NO-ORPHAN-KILL).
+func (e *Engine) maybeKill(t *taskRecord) {
+	if t.Role != roleRetiring || len(t.Holds) > 0 || t.ended() || t.KillOrdered {
+		return
+	}
+	t.KillOrdered = true
+	e.dirty(t)
+	e.sendKill(t)
+}
+
+func (e *Engine) sendKill(t *taskRecord) {
+	id := t.TaskID
+	e.batch.do(func() {
+		e.ports.Prober.Remove(id)
+		e.runner.push(func() {
+			ctx, cancel := context.WithTimeout(e.ctx, e.opts.CallTimeout)
+			defer cancel()
+			if err := e.ports.Runner.Kill(ctx, id); err != nil && e.ctx.Err() == nil {
+				e.log.Warn("a kill failed and is repeated", "task", id, "error", err)
+			}
+		})
+	})
+}
+
+// release ends the holds of a Group on upstreams, unless the committed or an open target names them there again.
+func (e *Engine) release(group string, names []string) {
+	for _, name := range names {
+		t := e.s.tasks[e.s.upstreams[name]]
+		if t == nil || !t.Holds[group] || e.wanted(t, group) {
+			continue
+		}
+		e.unhold(t, group)
+	}
+}
+
+func (e *Engine) unhold(t *taskRecord, groups ...string) {
+	for _, g := range groups {
+		delete(t.Holds, g)
+	}
+	e.dirty(t)
+	e.maybeKill(t)
+}
+
+// wanted reports whether the task's upstream belongs on the Group's Hosts now, or may soon.
+func (e *Engine) wanted(t *taskRecord, group string) bool {
+	a := e.s.apps[t.App]
+	if t.Moving != "" && !t.ended() {
+		return true
+	}
+	if t.Role == roleCommitted && !t.Removed && a.Committed != 0 {
+		if sp, ok := e.s.specs.get(t.App, a.Committed); ok && contains(sp.Groups(), group) {
+			return true
+		}
+	}
+	if a.Open == "" {
+		return false
+	}
+	d := e.s.deploys[a.Open]
+	if !d.InTxn() {
+		return false
+	}
+	for _, m := range d.Members {
+		if m.Task == t.TaskID {
+			return true
+		}
+	}
+	return t.Role == roleCommitted
+}
+
+func (e *Engine) hold(t *taskRecord, groups []string) {
+	if t.Holds == nil {
+		t.Holds = map[string]bool{}
+	}
+	for _, g := range groups {
+		t.Holds[g] = true
+	}
+	e.dirty(t)
+}
+
+func contains(list []string, s string) bool {
+	for _, v := range list {
+		if v == s {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,335 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/cutover/cutover/orchestrator/deploy"
+	"github.com/cutover/cutover/orchestrator/scheduler"
+	"github.com/cutover/cutover/orchestrator/spec"
+	"github.com/cutover/cutover/orchestrator/txn"
+)
+
+// This file is what happens between Deploys: the scheduler's plans and their Amendments.
+
+// settle ends a turn: everything that follows from what the turn changed.
+func (e *Engine) settle() {
+	e.settleOld()
+	for _, name := range slices.Sorted(maps.Keys(e.batch.look)) {
+		if a := e.s.apps[name]; a != nil {
+			e.schedule(a)
+			e.prune(a)
+		}
+		e.pruneTasks(name)
+	}
+	e.settleOld()
+	e.s.wake = e.nextWake()
+}
+
+// nextWake is the earliest time at which something is due; zero if only events and the safety look change anything.
+func (e *Engine) nextWake() (wake time.Time) {
+	for id := range e.s.active {
+		d := e.s.deploys[id]
+		earliest(&wake, d.Wake())
+		if d.Step != deploy.StepLaunching && d.Step != deploy.StepChecking {
+			continue
+		}
+		if d.Step == deploy.StepLaunching {
+			earliest(&wake, e.batch.now.Add(pendingEvery))
+		}
+		for _, m := range d.Members {
+			if t := e.s.tasks[m.Task]; t != nil && t.State == Running && t.health != scheduler.Healthy && e.unchecked(t) {
+				earliest(&wake, t.RunningAt.Add(e.opts.AliveAfter))
+			}
+		}
+	}
+	for _, a := range e.s.apps {
+		earliest(&wake, a.wake)
+	}
+	earliest(&wake, e.batch.now.Add(e.opts.SafetyInterval))
+	return wake
+}
+
+func earliest(wake *time.Time, t time.Time) {
+	if !t.IsZero() && (wake.IsZero() || t.Before(*wake)) {
+		*wake = t
+	}
+}
+
+// repeatAfter is when an order without an answer is given again.
+const repeatAfter = 30 * time.Second
+
+// safety looks at everything now and then, in case an event or an answer was lost: polling is a safety net only.
+func (e *Engine) safety() {
+	if e.batch.now.Sub(e.s.looked) < e.opts.SafetyInterval {
+		return
+	}
+	e.s.looked = e.batch.now
+	for name := range e.s.apps {
+		e.batch.look[name] = true
+	}
+	if e.batch.now.Sub(e.s.repeated) < repeatAfter {
+		return
+	}
+	e.s.repeated = e.batch.now
+	for _, t := range e.s.tasks {
+		if t.KillOrdered && !t.ended() {
+			e.sendKill(t)
+		}
+	}
+	for _, rec := range e.s.amends {
+		if len(rec.Remove) > 0 && e.batch.now.Sub(rec.At) > repeatAfter {
+			e.sendAmend(rec)
+		}
+	}
+}
+
+// schedule carries out the scheduler's plan for one App.
+func (e *Engine) schedule(a *appRecord) {
+	a.wake = time.Time{}
+	in := scheduler.App{Name: a.Name, Frozen: a.Open != "" || a.Waiting != "", Backoff: a.Backoff}
+	sp, ok := e.s.specs.get(a.Name, a.Committed)
+	if ok && a.Committed != 0 {
+		in.Desired = sp.Instances
+	}
+	for _, t := range e.s.sorted(a.Name) {
+		if t.Role != roleCommitted && t.Role != roleReplacement {
+			continue
+		}
+		if t.health == scheduler.Unknown && t.State == Running && e.unchecked(t) && e.batch.now.Sub(t.RunningAt) >= e.opts.AliveAfter {
+			t.health, t.changed = scheduler.Healthy, e.batch.now
+		}
+		in.Tasks = append(in.Tasks, scheduler.Task{
+			ID: t.TaskID, Instance: t.Instance, Liveness: t.liveness(), Health: t.health, Since: t.changed,
+			Replacement: t.Role == roleReplacement, Moving: t.Moving != "", Removed: t.Removed,
+		})
+	}
+	plan := scheduler.Reconcile(in, e.batch.now, e.opts.Scheduler)
+	a.wake = plan.Wake
+	for _, id := range plan.Remove {
+		e.remove(e.s.tasks[id])
+	}
+	for _, id := range plan.Discard {
+		e.retire(e.s.tasks[id], "")
+	}
+	for _, s := range plan.Start {
+		id := deploy.TaskID(a.Name, a.Committed, s.Instance, e.newID())
+		e.log.Info("a replacement is started", "app", a.Name, "task", id, "reason", s.Reason)
+		e.metrics.replacements.WithLabelValues(string(s.Reason)).Inc()
+		e.launch(id, a.Name, a.Committed, s.Instance, roleReplacement, "")
+	}
+	for _, ins := range plan.Insert {
+		e.insert(a, sp, e.s.tasks[ins.Task], e.s.tasks[ins.Retire])
+	}
+	if t := e.aliveSoon(a); !t.IsZero() && (a.wake.IsZero() || t.Before(a.wake)) {
+		a.wake = t
+	}
+}
+
+// aliveSoon is when a replacement without a health check counts as healthy.
+func (e *Engine) aliveSoon(a *appRecord) (wake time.Time) {
+	for _, t := range e.s.tasksOf[a.Name] {
+		if t.Role == roleReplacement && t.State == Running && t.health == scheduler.Unknown && e.unchecked(t) {
+			earliest(&wake, t.RunningAt.Add(e.opts.AliveAfter))
+		}
+	}
+	return wake
+}
+
+// remove takes a terminally dead task out of every proxy, at once.
+func (e *Engine) remove(t *taskRecord) {
+	t.Removed = true
+	e.dirty(t)
+	if len(t.Holds) == 0 {
+		return
+	}
+	e.amend(&amendRecord{
+		ID: e.newID(), App: t.App, Pending: maps.Clone(t.Holds), Remove: []string{t.TaskID}, At: e.batch.now,
+		Reason: "task " + t.TaskID + " ended: " + t.Message,
+	})
+}
+
+// insert brings a healthy replacement into the proxies; what it replaces drains once it is verified there.
+func (e *Engine) insert(a *appRecord, sp spec.Spec, t, old *taskRecord) {
+	groups := sp.Groups()
+	rec := &amendRecord{
+		ID: e.newID(), App: a.Name, Pending: map[string]bool{}, Insert: []string{t.TaskID}, At: e.batch.now,
+		Reason: fmt.Sprintf("task %s replaces instance %d", t.TaskID, t.Instance),
+	}
+	if old != nil {
+		rec.Retire = []string{old.TaskID}
+		old.Moving = rec.ID
+		e.dirty(old)
+	}
+	t.Moving = rec.ID
+	e.hold(t, groups)
+	for _, g := range groups {
+		rec.Pending[g] = true
+	}
+	if len(groups) == 0 {
+		e.s.amends[rec.ID] = rec
+		e.amendOver(rec)
+		return
+	}
+	e.amend(rec)
+}
+
+// amend records an Amendment and gives it to the coordinator after the Commit.
+func (e *Engine) amend(rec *amendRecord) {
+	e.s.amends[rec.ID] = rec
+	e.batch.amends[rec.ID] = true
+	e.sendAmend(rec)
+}
+
+// sendAmend may be repeated after a restart: an Amendment is idempotent by its content.
+func (e *Engine) sendAmend(rec *amendRecord) {
+	for _, g := range slices.Sorted(maps.Keys(rec.Pending)) {
+		am := txn.Amendment{
+			ID: rec.ID + "." + g, Group: g, App: rec.App, Remove: e.names(rec.Remove), Retire: e.names(rec.Retire),
+			Actor: "scheduler", Reason: rec.Reason,
+		}
+		for _, id := range rec.Insert {
+			t := e.s.tasks[id]
+			sp, ok := e.s.specs.get(rec.App, t.Spec)
+			if !ok {
+				continue
+			}
+			u, err := upstream(t, sp, g)
+			if err != nil {
+				e.batch.do(func() { e.inbox.put(txn.Amended{ID: am.ID, Group: g, App: rec.App, Reason: err.Error()}) })
+				continue
+			}
+			am.Insert = append(am.Insert, u)
+			am.Deadline = e.batch.now.Add(e.opts.InsertTimeout)
+		}
+		if len(rec.Insert) != len(am.Insert) {
+			continue
+		}
+		e.batch.do(func() {
+			e.coord.push(func() {
+				ctx, cancel := context.WithTimeout(e.ctx, e.opts.CallTimeout)
+				defer cancel()
+				if err := e.ports.Coordinator.Amend(ctx, am); err != nil && e.ctx.Err() == nil {
+					e.log.Warn("an amendment was not taken", "app", am.App, "group", am.Group, "error", err)
+					if len(am.Remove) == 0 {
+						e.inbox.put(txn.Amended{ID: am.ID, Group: am.Group, App: am.App, Reason: err.Error()})
+					} // a removal is sent again by the safety look
+				}
+			})
+		})
+	}
+}
+
+func (e *Engine) names(tasks []string) []string {
+	var out []string
+	for _, id := range tasks {
+		if t := e.s.tasks[id]; t != nil {
+			out = append(out, t.Upstream)
+		}
+	}
+	return out
+}
+
+// amended takes the coordinator's word on one Group of an Amendment.
+func (e *Engine) amended(a txn.Amended) {
+	id, group := cutGroup(a.ID, a.Group)
+	rec := e.s.amends[id]
+	if rec != nil && rec.Pending[group] {
+		delete(rec.Pending, group)
+		e.batch.amends[rec.ID] = true
+		if a.Done {
+			if rec.Done == nil {
+				rec.Done = map[string]bool{}
+			}
+			rec.Done[group] = true
+			for _, task := range rec.Remove {
+				if t := e.s.tasks[task]; t != nil {
+					e.unhold(t, group)
+				}
+			}
+		} else {
+			rec.Failed = a.Reason
+			if rec.Failed == "" {
+				rec.Failed = "the insertion did not succeed"
+			}
+		}
+		if len(rec.Pending) == 0 {
+			e.amendOver(rec)
+		}
+	}
+	e.release(group, a.Released)
+}
+
+func cutGroup(id, group string) (string, string) {
+	if n := len(id) - len(group) - 1; n > 0 && id[n:] == "."+group {
+		return id[:n], group
+	}
+	return id, group
+}
+
+// amendOver ends an Amendment that every Group has answered.
+func (e *Engine) amendOver(rec *amendRecord) {
+	delete(e.s.amends, rec.ID)
+	e.batch.amends[rec.ID] = true
+	e.batch.look[rec.App] = true
+	for _, id := range append(slices.Clone(rec.Insert), rec.Retire...) {
+		if t := e.s.tasks[id]; t != nil && t.Moving == rec.ID {
+			t.Moving = ""
+			e.dirty(t)
+		}
+	}
+	if len(rec.Insert) > 0 {
+		if rec.Failed == "" {
+			e.inserted(rec)
+		} else {
+			e.notInserted(rec)
+		}
+	}
+	if a := e.s.apps[rec.App]; a != nil && a.Open != "" {
+		if d := e.s.deploys[a.Open]; d.deferred {
+			e.begin(d)
+		}
+	}
+}
+
+func (e *Engine) inserted(rec *amendRecord) {
+	for _, id := range rec.Insert {
+		if t := e.s.tasks[id]; t != nil && t.Role == roleReplacement {
+			t.Role = roleCommitted
+			e.dirty(t)
+		}
+	}
+	for _, id := range rec.Retire {
+		if t := e.s.tasks[id]; t != nil && t.Role == roleCommitted {
+			e.retire(t, "")
+		}
+	}
+}
+
+// notInserted gives the replacement up. Groups where it was inserted let go of it again; those where it was not say so in
+// Released, and until then its hold keeps it alive.
+func (e *Engine) notInserted(rec *amendRecord) {
+	e.log.Warn("a replacement was not inserted", "app", rec.App, "tasks", rec.Insert, "reason", rec.Failed)
+	for _, id := range rec.Insert {
+		t := e.s.tasks[id]
+		if t == nil {
+			continue
+		}
+		e.retire(t, "")
+		if len(rec.Done) > 0 && !t.ended() {
+			e.amend(&amendRecord{
+				ID: e.newID(), App: rec.App, Pending: maps.Clone(rec.Done), Retire: []string{id}, At: e.batch.now,
+				Reason: "it could not be inserted in every group: " + rec.Failed,
+			})
+		}
+		a := e.s.apps[rec.App]
+		if a.Backoff == nil {
+			a.Backoff = map[int]scheduler.Backoff{}
+		}
+		a.Backoff[t.Instance] = a.Backoff[t.Instance].After(0, e.batch.now, e.opts.Scheduler)
+		e.batch.apps[rec.App] = true
+	}
+}

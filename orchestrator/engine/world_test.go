@@ -1,0 +1,622 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/cutover/cutover/orchestrator/api"
+	"github.com/cutover/cutover/orchestrator/deploy"
+	"github.com/cutover/cutover/orchestrator/store"
+	"github.com/cutover/cutover/orchestrator/store/memstore"
+	"github.com/cutover/cutover/orchestrator/txn"
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// world is an engine between a scripted framework, prober and coordinator, on a store that survives the engine. It runs
+// in a synctest bubble: time is the bubble's, and Wait means that nothing more happens by itself.
+type world struct {
+	t     *testing.T
+	st    store.Store
+	epoch uint64
+	e     *Engine
+	mesos *fakeMesos
+	probe *fakeProber
+	coord *fakeCoordinator
+	extra Options
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, st: memstore.New()}
+	w.mesos = &fakeMesos{w: w, tasks: map[string]*fakeTask{}, nextPort: 31000}
+	w.probe = &fakeProber{w: w, targets: map[string]ProbeTarget{}}
+	w.coord = &fakeCoordinator{w: w, sections: map[string]*lbagentv1.Section{}, txns: map[string]*fakeTxn{}, groups: []string{"public"}}
+	return w
+}
+
+// inWorld runs a test in a bubble with a started world.
+func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		t.Cleanup(w.stop)
+		f(t, w)
+	})
+}
+
+func (w *world) start() {
+	w.t.Helper()
+	w.epoch++
+	opts := w.extra
+	opts.Store, opts.Fence = w.st, store.Fence{Epoch: w.epoch}
+	opts.Fatal = func(err error) { w.t.Errorf("the term ended: %v", err) }
+	e, err := New(opts)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.e = e
+	if err := e.Start(context.Background(), Ports{Runner: w.mesos, Logs: w.mesos, Prober: w.probe, Coordinator: w.coord}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// restart is what a kill and a new start leave: the store, Mesos, and the coordinator's decisions.
+func (w *world) restart() {
+	w.t.Helper()
+	w.e.Stop()
+	synctest.Wait()
+	w.probe.clear()
+	w.coord.newLeader()
+	w.start()
+	w.mesos.reconcile()
+	synctest.Wait()
+}
+
+func (w *world) stop() {
+	w.e.Stop()
+	if err := w.e.Err(); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// pass lets time go by.
+func (w *world) pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func yamlSpec(name string, instances int, more ...string) string {
+	s := fmt.Sprintf("name: %s\ncommand: run\ninstances: %d\nresources: {ports: 1}\nhealth: {http: {path: /healthz}, interval: 200ms, rise: 1, grace: 10s}\n", name, instances)
+	s += "deploy: {deadline: 1m, drain: 5s}\n"
+	hasRoutes := false
+	for _, m := range more {
+		if k, _, _ := strings.Cut(m, ":"); k == "command" {
+			s = strings.Replace(s, "command: run\n", m+"\n", 1)
+			continue
+		} else if k == "routes" {
+			hasRoutes = true
+		}
+		s += m + "\n"
+	}
+	if !hasRoutes {
+		s += fmt.Sprintf("routes: [{group: public, path: /%s}]\n", name)
+	}
+	return s
+}
+
+var ana = api.Meta{Actor: "ana"}
+
+func (w *world) submit(source string) deploy.View {
+	w.t.Helper()
+	v, err := w.e.Submit(context.Background(), []byte(source), ana)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	synctest.Wait()
+	return w.deploy(v.DeployID)
+}
+
+func (w *world) deploy(id string) deploy.View {
+	w.t.Helper()
+	v, err := w.e.Deploy(context.Background(), id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return v
+}
+
+func (w *world) app(name string) deploy.AppView {
+	w.t.Helper()
+	v, err := w.e.App(context.Background(), name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return v
+}
+
+// want checks a Deploy's state and step.
+func (w *world) want(v deploy.View, state deploy.State, step deploy.StepName) deploy.View {
+	w.t.Helper()
+	v = w.deploy(v.DeployID)
+	if v.State != state || v.Step != string(step) {
+		w.t.Fatalf("Deploy of %s: %s %s (%s: %s), want %s %s", v.App, v.State, v.Step, v.ReasonCode, v.Reason, state, step)
+	}
+	return v
+}
+
+// serving are the upstreams' tasks of the App's committed Section.
+func (w *world) serving(app string) []string {
+	w.coord.mu.Lock()
+	defer w.coord.mu.Unlock()
+	var out []string
+	for _, u := range w.coord.sections["public/"+app].GetUpstreams() {
+		out = append(out, u.GetTaskId())
+	}
+	slices.Sort(out)
+	return out
+}
+
+// fakeTask is a process.
+type fakeTask struct {
+	spec  TaskSpec
+	place Placement
+	state TaskState
+}
+
+// fakeMesos launches at once, runs what the command says ("exit" ends at once, "sick" never answers, "slow" must be
+// started by hand), and kills when told.
+type fakeMesos struct {
+	w        *world
+	mu       sync.Mutex
+	tasks    map[string]*fakeTask
+	launches []string
+	kills    []string
+	nextPort uint16
+	full     bool // no offers
+	refuse   error
+}
+
+func (m *fakeMesos) Launch(_ context.Context, specs []TaskSpec) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.refuse != nil {
+		return m.refuse
+	}
+	for _, s := range specs {
+		if _, ok := m.tasks[s.ID]; ok {
+			continue
+		}
+		m.tasks[s.ID] = &fakeTask{spec: s, state: Queued}
+		m.launches = append(m.launches, s.ID)
+		if !m.full {
+			go m.place(s.ID)
+		}
+	}
+	return nil
+}
+
+func (m *fakeMesos) place(id string) {
+	m.mu.Lock()
+	t := m.tasks[id]
+	var ports []uint16
+	for len(ports) < t.spec.Ports {
+		m.nextPort++
+		if !m.w.e.PortBlocked("10.0.0.1", m.nextPort) {
+			ports = append(ports, m.nextPort)
+		}
+	}
+	t.place = Placement{TaskID: id, AgentID: "a1", Hostname: "agent1", Host: "10.0.0.1", AgentURL: "http://10.0.0.1:5051", Ports: ports}
+	e := m.w.e
+	m.mu.Unlock()
+	if e.SaveLaunching(context.Background(), []Placement{t.place}) != nil {
+		m.mu.Lock()
+		delete(m.tasks, id)
+		m.mu.Unlock()
+		return
+	}
+	m.set(id, Launching, "")
+	if t.spec.Command != "slow" {
+		m.run(id)
+	}
+}
+
+func (m *fakeMesos) run(id string) {
+	m.set(id, Running, "")
+	if m.tasks[id].spec.Command == "exit" {
+		m.set(id, Failed, "exited with status 1")
+	}
+}
+
+// set changes a task and tells the engine of the moment; what it does not hear is reconciled later.
+func (m *fakeMesos) set(id string, st TaskState, why string) {
+	m.mu.Lock()
+	t := m.tasks[id]
+	t.state = st
+	e, place := m.w.e, t.place
+	m.mu.Unlock()
+	if st == Launching {
+		return
+	}
+	_ = e.HandleUpdate(context.Background(), TaskUpdate{TaskID: id, AgentID: place.AgentID, Host: place.Host, Ports: place.Ports, State: st, Message: why})
+}
+
+func (m *fakeMesos) Kill(_ context.Context, id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.kills = append(m.kills, id)
+	m.w.coord.mustNotKnow(id)
+	t := m.tasks[id]
+	e := m.w.e
+	go func() {
+		if t == nil || t.place.AgentID == "" {
+			_ = e.HandleLost(context.Background(), id, "not launched", true)
+			return
+		}
+		m.set(id, Killed, "killed")
+	}()
+	return nil
+}
+
+func (m *fakeMesos) Pending() []PendingTask {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []PendingTask
+	for id, t := range m.tasks {
+		if t.state == Queued {
+			out = append(out, PendingTask{TaskID: id, Why: "1 agent has too little memory"})
+		}
+	}
+	return out
+}
+
+func (m *fakeMesos) ReadOutput(_ context.Context, task TaskRef, file string, _ int64, _ int) ([]byte, int64, error) {
+	if file == "stderr" {
+		return []byte("panic: cannot bind\x1b[31m\n"), 7, nil
+	}
+	return nil, 0, nil
+}
+
+// reconcile tells a new engine the state of the tasks that it asks about, as after a subscription.
+func (m *fakeMesos) reconcile() {
+	refs, err := m.w.e.Unended(context.Background())
+	if err != nil {
+		m.w.t.Fatal(err)
+	}
+	for _, r := range refs {
+		m.mu.Lock()
+		t := m.tasks[r.TaskID]
+		m.mu.Unlock()
+		if t == nil {
+			_ = m.w.e.HandleUpdate(context.Background(), TaskUpdate{TaskID: r.TaskID, State: Dropped})
+			continue
+		}
+		if t.state != Launching && t.state != Queued {
+			m.set(r.TaskID, t.state, "reconciled")
+		}
+	}
+}
+
+// alive are the App's tasks that run.
+func (m *fakeMesos) alive(app string) []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for id, t := range m.tasks {
+		if t.spec.App == app && t.state == Running {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// fakeProber finds every task healthy at once, but those whose command is "sick".
+type fakeProber struct {
+	w       *world
+	mu      sync.Mutex
+	targets map[string]ProbeTarget
+}
+
+func (p *fakeProber) Add(t ProbeTarget) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.targets[t.Task]; ok {
+		return nil
+	}
+	p.targets[t.Task] = t
+	e := p.w.e
+	p.w.mesos.mu.Lock()
+	command := p.w.mesos.tasks[t.Task].spec.Command
+	sick := command == "sick" || command == "exit"
+	p.w.mesos.mu.Unlock()
+	if !sick {
+		e.HandleProbe(ProbeEvent{Task: t.Task, Verdict: ProbeHealthy})
+		return nil
+	}
+	time.AfterFunc(t.Grace, func() {
+		e.HandleProbe(ProbeEvent{Task: t.Task, Verdict: ProbeOverdue, Why: "connection refused to " + t.Address})
+	})
+	return nil
+}
+
+func (p *fakeProber) Remove(task string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.targets, task)
+}
+
+func (p *fakeProber) LastError(task string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return "connection refused to " + p.targets[task].Address
+}
+
+func (p *fakeProber) clear() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.targets = map[string]ProbeTarget{}
+}
+
+// fakeTxn is a transaction of the fakeCoordinator.
+type fakeTxn struct {
+	p     txn.Proposal
+	st    txn.Status
+	rules []string // upstream names of its targets
+}
+
+// fakeCoordinator commits everything at once, unless it is told to stop in a phase or to end otherwise.
+type fakeCoordinator struct {
+	w        *world
+	mu       sync.Mutex
+	groups   []string
+	sections map[string]*lbagentv1.Section // group/app
+	txns     map[string]*fakeTxn
+	order    uint64
+	begun    []txn.Proposal
+	amends   []txn.Amendment
+	// stopAt holds transactions in a phase until go_ is called. end is how they end (default: Committed).
+	stopAt txn.Phase
+	end    func(*txn.Status)
+	// holdDrain keeps Drained back; holdAmend keeps the answers to insertions back.
+	holdDrain, holdAmend bool
+	drains               []txn.Drained
+	answers              []txn.Amended
+}
+
+func (c *fakeCoordinator) Begin(_ context.Context, p txn.Proposal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.txns[p.ID]; ok {
+		return fmt.Errorf("transaction %s was begun before", p.ID)
+	}
+	c.order++
+	x := &fakeTxn{p: p, st: txn.Status{ID: p.ID, Deploy: p.Deploy, Order: c.order, Phase: txn.Waiting}}
+	c.txns[p.ID] = x
+	c.begun = append(c.begun, p)
+	go c.advance(p.ID)
+	return nil
+}
+
+// advance walks a transaction to its end, or to where it is held.
+func (c *fakeCoordinator) advance(id string) {
+	c.mu.Lock()
+	x := c.txns[id]
+	var tell []txn.Status
+	for x.st.Phase < txn.Committed && x.st.Phase != c.stopAt {
+		if x.st.Phase == txn.Activating && c.end != nil {
+			c.end(&x.st)
+			break
+		}
+		x.st.Phase++
+		if x.st.Phase == txn.Committed {
+			c.commit(x)
+		}
+		tell = append(tell, c.status(x))
+	}
+	if len(tell) == 0 || tell[len(tell)-1].Phase != x.st.Phase {
+		tell = append(tell, c.status(x))
+	}
+	e, drains := c.w.e, c.takeDrains()
+	c.mu.Unlock()
+	for _, s := range tell {
+		e.TxnChanged(s)
+	}
+	for _, d := range drains {
+		e.TxnDrained(d)
+	}
+}
+
+func (c *fakeCoordinator) status(x *fakeTxn) txn.Status {
+	st := x.st
+	votes := map[txn.Phase]string{txn.Activating: "ready", txn.Deciding: "verified", txn.Committed: "verified", txn.RolledBack: "aborted"}
+	for _, host := range []string{"lb1", "lb2"} {
+		v := txn.HostVote{Host: host, Group: "public", Proxy: "haproxy", Vote: votes[st.Phase]}
+		for _, ch := range x.p.Changes {
+			ev := &lbagentv1.Evidence{App: ch.App, Order: st.Order, Digest: "d"}
+			for _, u := range ch.Target.GetUpstreams() {
+				ev.Upstreams = append(ev.Upstreams, &lbagentv1.UpstreamStatus{Name: u.Name, Address: u.Address, Registered: true, Healthy: true, Status: "UP"})
+			}
+			v.Evidence = append(v.Evidence, ev)
+		}
+		st.Hosts = append(st.Hosts, v)
+	}
+	return st
+}
+
+func (c *fakeCoordinator) commit(x *fakeTxn) {
+	x.st.CommittedAt = time.Now()
+	for _, ch := range x.p.Changes {
+		key := ch.Group + "/" + ch.App
+		keep := map[string]bool{}
+		for _, u := range ch.Target.GetUpstreams() {
+			keep[u.GetName()] = true
+		}
+		var old []string
+		for _, u := range c.sections[key].GetUpstreams() {
+			if !keep[u.GetName()] {
+				old = append(old, u.GetName())
+			}
+		}
+		if ch.Target == nil {
+			delete(c.sections, key)
+		} else {
+			c.sections[key] = ch.Target
+		}
+		c.drains = append(c.drains, txn.Drained{Txn: x.p.ID, App: ch.App, Group: ch.Group, Done: true, Released: old})
+	}
+}
+
+func (c *fakeCoordinator) takeDrains() []txn.Drained {
+	if c.holdDrain {
+		return nil
+	}
+	out := c.drains
+	c.drains = nil
+	return out
+}
+
+// let undoes stopAt and the other holds.
+func (c *fakeCoordinator) let() {
+	c.mu.Lock()
+	c.stopAt, c.holdDrain, c.holdAmend = 0, false, false
+	ids := slices.Sorted(maps.Keys(c.txns))
+	answers := c.answers
+	c.answers = nil
+	e := c.w.e
+	c.mu.Unlock()
+	for _, a := range answers {
+		e.Amended(a)
+	}
+	for _, id := range ids {
+		c.mu.Lock()
+		open := c.txns[id].st.Phase < txn.Committed
+		c.mu.Unlock()
+		if open {
+			c.advance(id)
+		}
+	}
+	c.mu.Lock()
+	drains := c.takeDrains()
+	c.mu.Unlock()
+	for _, d := range drains {
+		e.TxnDrained(d)
+	}
+	synctest.Wait()
+}
+
+// finish ends a transaction as told.
+func (c *fakeCoordinator) finish(id string, change func(*txn.Status)) {
+	c.mu.Lock()
+	x := c.txns[id]
+	change(&x.st)
+	st, e := c.status(x), c.w.e
+	c.mu.Unlock()
+	e.TxnChanged(st)
+	synctest.Wait()
+}
+
+func (c *fakeCoordinator) Abort(_ context.Context, id string, cause txn.Cause, reason string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x := c.txns[id]
+	if x == nil || x.st.Phase == txn.Committed {
+		return fmt.Errorf("transaction %s is committed or unknown", id)
+	}
+	x.st.Phase, x.st.Cause, x.st.Reason = txn.RolledBack, cause, reason
+	st, e := c.status(x), c.w.e
+	go e.TxnChanged(st)
+	return nil
+}
+
+func (c *fakeCoordinator) Outcome(_ context.Context, id string) (txn.Status, bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if x, ok := c.txns[id]; ok {
+		return c.status(x), true, nil
+	}
+	return txn.Status{}, false, nil
+}
+
+// newLeader aborts what is undecided, as a coordinator does after a restart, and says again what was drained.
+func (c *fakeCoordinator) newLeader() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, x := range c.txns {
+		if x.st.Phase < txn.Committed {
+			x.st.Phase, x.st.Cause, x.st.Reason = txn.RolledBack, txn.CauseLeaderLost, "the orchestrator restarted"
+		}
+	}
+}
+
+func (c *fakeCoordinator) Amend(_ context.Context, a txn.Amendment) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.amends = append(c.amends, a)
+	out := txn.Amended{ID: a.ID, Group: a.Group, App: a.App, Done: true, Released: append(slices.Clone(a.Remove), a.Retire...)}
+	if s := c.sections[a.Group+"/"+a.App]; s != nil {
+		s.Upstreams = slices.DeleteFunc(s.Upstreams, func(u *lbagentv1.Upstream) bool { return slices.Contains(out.Released, u.GetName()) })
+		s.Upstreams = append(s.Upstreams, a.Insert...)
+	}
+	if c.holdAmend && len(a.Insert) > 0 {
+		c.answers = append(c.answers, out)
+		return nil
+	}
+	e := c.w.e
+	go e.Amended(out)
+	return nil
+}
+
+func (c *fakeCoordinator) Hosts() []txn.HostInfo {
+	return []txn.HostInfo{{Name: "lb1", Group: "public", Connected: true, State: &lbagentv1.HostState{Name: "lb1", Group: "public", Proxy: "haproxy"}}}
+}
+
+func (c *fakeCoordinator) Groups() []string { return c.groups }
+
+func (c *fakeCoordinator) ShowHost(context.Context, string) (*lbagentv1.ShowResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := &lbagentv1.ShowResponse{}
+	for _, s := range c.sections {
+		out.Sections = append(out.Sections, &lbagentv1.SectionShow{App: s.App, Committed: &lbagentv1.CommittedSection{Section: s}, Agrees: true})
+	}
+	return out, nil
+}
+
+// mustNotKnow is NO-ORPHAN-KILL as the proxies see it: a task that is ordered killed is in no committed Section and in no
+// transaction that is undecided.
+func (c *fakeCoordinator) mustNotKnow(task string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, s := range c.sections {
+		for _, u := range s.GetUpstreams() {
+			if u.GetTaskId() == task {
+				c.w.t.Errorf("NO-ORPHAN-KILL: %s is killed and committed in %s", task, key)
+			}
+		}
+	}
+	for id, x := range c.txns {
+		undecided := x.st.Phase != txn.Committed && x.st.Phase != txn.RolledBack
+		for _, ch := range x.p.Changes {
+			for _, u := range ch.Target.GetUpstreams() {
+				if undecided && u.GetTaskId() == task {
+					c.w.t.Errorf("NO-ORPHAN-KILL: %s is killed and named by %s in phase %d", task, id, x.st.Phase)
+				}
+			}
+		}
+	}
+	for _, d := range c.drains {
+		if slices.Contains(d.Released, deploy.UpstreamName(task)) {
+			c.w.t.Errorf("NO-ORPHAN-KILL: %s is killed and not drained", task)
+		}
+	}
+}
