@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"strings"
 
@@ -130,6 +129,5 @@ func fieldOf(location string) string {
 
 // logPanic logs what a handler panicked with.
 func (h *Handler) logPanic(ctx context.Context, recovered any, stack []byte) {
-	h.opts.Logger.LogAttrs(ctx, slog.LevelError, "API request panicked",
-		slog.String("request_id", requestID(ctx)), slog.Any("panic", recovered), slog.String("stack", string(stack)))
+	h.opts.Logger.ErrorContext(ctx, "API request panicked", "request_id", requestID(ctx), "panic", recovered, "stack", string(stack))
 }

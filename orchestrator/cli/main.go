@@ -129,14 +129,14 @@ func (a *app) root() *cobra.Command {
 		}
 		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
-	for _, make := range []func() *cobra.Command{
+	for _, command := range []func() *cobra.Command{
 		a.deployCommand, a.statusCommand, a.watchCommand, a.abortCommand, a.rollbackCommand, a.scaleCommand, a.stopCommand,
 		a.appsCommand, a.tasksCommand, a.logsCommand, a.lbCommand, a.validateCommand, a.versionCommand,
 	} {
-		root.AddCommand(make())
+		root.AddCommand(command())
 	}
-	for _, make := range a.Commands {
-		root.AddCommand(make())
+	for _, command := range a.Commands {
+		root.AddCommand(command())
 	}
 	asUsage(root)
 	return root

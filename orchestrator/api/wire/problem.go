@@ -29,31 +29,30 @@ type ProblemDetails struct {
 	OpenDeploy string             `json:"open_deploy,omitempty" doc:"the Deploy in the way"`
 }
 
-// kindFacts is what follows from a kind: one title, one HTTP status, one exit code (deploy.RefusalKind says so).
+// kindFacts is what follows from a kind: one title, and one HTTP status (deploy.RefusalKind says so).
 type kindFacts struct {
 	title  string
 	status int
-	exit   int
 }
 
 func factsOf(kind deploy.RefusalKind) kindFacts {
 	switch kind {
 	case deploy.RefusedInvalid:
-		return kindFacts{"The input is wrong", http.StatusUnprocessableEntity, 1}
+		return kindFacts{"The input is wrong", http.StatusUnprocessableEntity}
 	case deploy.RefusedNotFound:
-		return kindFacts{"There is no such thing", http.StatusNotFound, 1}
+		return kindFacts{"There is no such thing", http.StatusNotFound}
 	case deploy.RefusedState:
-		return kindFacts{"Not possible in this state", http.StatusConflict, 1}
+		return kindFacts{"Not possible in this state", http.StatusConflict}
 	case deploy.RefusedLocked:
-		return kindFacts{"Another Deploy of the App is open", http.StatusConflict, 8}
+		return kindFacts{"Another Deploy of the App is open", http.StatusConflict}
 	case deploy.RefusedIdempotency:
-		return kindFacts{"The idempotency key was used for another request", http.StatusUnprocessableEntity, 8}
+		return kindFacts{"The idempotency key was used for another request", http.StatusUnprocessableEntity}
 	case deploy.RefusedUnavailable:
-		return kindFacts{"The orchestrator cannot do this now", http.StatusServiceUnavailable, 9}
+		return kindFacts{"The orchestrator cannot do this now", http.StatusServiceUnavailable}
 	case deploy.RefusedUnauthorized:
-		return kindFacts{"Not authorised", http.StatusUnauthorized, 9}
+		return kindFacts{"Not authorised", http.StatusUnauthorized}
 	default:
-		return kindFacts{"Internal error", http.StatusInternalServerError, 1}
+		return kindFacts{"Internal error", http.StatusInternalServerError}
 	}
 }
 
@@ -61,7 +60,7 @@ func factsOf(kind deploy.RefusalKind) kindFacts {
 func StatusOf(kind deploy.RefusalKind) int { return factsOf(kind).status }
 
 // ExitOf returns the exit code of a kind (DESIGN section 9).
-func ExitOf(kind deploy.RefusalKind) int { return factsOf(kind).exit }
+func ExitOf(kind deploy.RefusalKind) int { return deploy.RefusalExitCode(kind) }
 
 // KindOf returns the kind that fits an HTTP status whose answer names none, as one from a proxy in between.
 func KindOf(status int) deploy.RefusalKind {
