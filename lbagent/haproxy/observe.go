@@ -51,9 +51,9 @@ func (r serverRow) green(unchecked bool) bool {
 	if r.state.checkState&checkEnabled == 0 {
 		return unchecked && r.mode() != driver.Warm && r.state.running
 	}
-	want := "DRAIN"
-	if r.mode() == driver.Serving {
-		want = "UP"
+	want := "UP" // also of a server that drains by the weight 0 of the files alone
+	if r.state.drain() {
+		want = "DRAIN"
 	}
 	switch r.stat.checkStatus {
 	case "L4OK", "L6OK", "L7OK":

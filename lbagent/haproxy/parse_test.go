@@ -1,0 +1,197 @@
+package haproxy
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// golden reads what a real HAProxy 2.6.12 answered.
+func golden(t testing.TB, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", "haproxy-2.6", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSuffix(string(text), "\n") // the empty line that ends an answer
+}
+
+func TestParseRealAnswers(t *testing.T) {
+	i, err := parseInfo(golden(t, "show-info.txt"))
+	if err != nil || i.pid == 0 || i.stopping || i.name != "HAProxy" || i.version != "2.6.12-1+deb12u4" {
+		t.Errorf("info: %+v, %v", i, err)
+	}
+
+	p, err := parseProcesses(golden(t, "show-proc.txt"))
+	want := processes{master: 29296, version: "2.6.12-1+deb12u4", current: []int{29363}, leaving: []int{29316}}
+	if diff := cmp.Diff(want, p, cmp.AllowUnexported(processes{})); err != nil || diff != "" {
+		t.Errorf("processes: %v\n%s", err, diff)
+	}
+	p, err = parseProcesses(golden(t, "show-proc-failed.txt"))
+	want.failed = 1
+	if diff := cmp.Diff(want, p, cmp.AllowUnexported(processes{})); err != nil || diff != "" {
+		t.Errorf("processes after a failed reload: %v\n%s", err, diff)
+	}
+
+	stats, err := parseStat(golden(t, "show-stat.txt"))
+	if err != nil || len(stats) != 3 {
+		t.Fatalf("stat: %+v, %v", stats, err)
+	}
+	if diff := cmp.Diff(statRow{backend: "cutover_h0001", server: "s2", status: stats[1].status, checkStatus: stats[1].checkStatus, rise: stats[1].rise, fall: stats[1].fall, health: stats[1].health},
+		stats[1], cmp.AllowUnexported(statRow{})); diff != "" {
+		t.Errorf("stat of s2: %s", diff)
+	}
+
+	header, states, err := parseServersState(golden(t, "show-state.txt"))
+	if err != nil || len(states) != 3 || !strings.HasPrefix(header, "1\n# be_id") {
+		t.Fatalf("state: %q %+v, %v", header, states, err)
+	}
+	if diff := cmp.Diff(stateRow{backend: "cutover_h0001", server: "s1", address: netip.MustParseAddrPort("127.0.0.1:18101"), weight: 7},
+		states[0], cmp.AllowUnexported(stateRow{}), cmpopts.IgnoreFields(stateRow{}, "line", "checkState", "running"), cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
+		t.Errorf("state of s1: %s", diff)
+	}
+
+	entries, err := parseMap(golden(t, "show-map.txt"))
+	if diff := cmp.Diff([]mapEntry{{"*|/shop/", "cutover_h0001:1"}, {"a.x|/shop/", "cutover_h0001:0"}, {"a.x|/shop/deep/", "cutover_h0001:2"}},
+		entries, cmp.AllowUnexported(mapEntry{})); err != nil || diff != "" {
+		t.Errorf("map: %v\n%s", err, diff)
+	}
+}
+
+func TestParseVersion(t *testing.T) {
+	for text, want := range map[string]version{
+		"2.6.12-1+deb12u4": {2, 6, 12}, "3.0-dev13": {3, 0, 0}, "3.4.0": {3, 4, 0}, "2.8.5-abcdef": {2, 8, 5},
+	} {
+		if got, err := parseVersion(text); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "3", "x.y", "-1"} {
+		if got, err := parseVersion(text); err == nil {
+			t.Errorf("%q was taken for %+v", text, got)
+		}
+	}
+	if (version{2, 8, 0}).atLeast(3, 0) || !(version{3, 0, 0}).atLeast(2, 9) {
+		t.Error("atLeast")
+	}
+}
+
+func TestSplitAnswers(t *testing.T) {
+	got := splitAnswers("\nNew server registered.\n\n\n# a\nb\n\nproc.x: type=str value=<abc>\n")
+	want := []string{"", "New server registered.\n", "", "# a\nb\n", "proc.x: type=str value=<abc>\n"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if v := parseVar(got[4]); v != "abc" {
+		t.Errorf("value %q", v)
+	}
+	if v := parseVar("Variable not found.\n"); v != "" {
+		t.Errorf("value %q of a variable that is not set", v)
+	}
+}
+
+func TestParseListeners(t *testing.T) {
+	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 111 1 0 100 0 0 10 0
+   1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 222 1 0 100 0 0 10 0
+   2: 0100007F:0051 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 333 1 0 100 0 0 10 0
+`
+	got, err := parseListeners(strings.NewReader(table))
+	want := []listener{{netip.MustParseAddrPort("127.0.0.1:8080"), "111"}, {netip.MustParseAddrPort("0.0.0.0:80"), "222"}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(listener{}), cmpopts.EquateComparable(netip.AddrPort{})); err != nil || diff != "" {
+		t.Errorf("%v\n%s", err, diff)
+	}
+	six, err := parseKernelAddress("00000000000000000000000001000000:1F90")
+	if err != nil || six != netip.MustParseAddrPort("[::1]:8080") {
+		t.Errorf("IPv6: %v, %v", six, err)
+	}
+	ours := map[string]bool{"111": true}
+	for _, tt := range []struct {
+		bind string
+		ok   bool
+	}{
+		{"127.0.0.1:8080", true},
+		{"127.0.0.1:80", false}, // nobody listens there; the unspecified one is somebody else's business
+		{"0.0.0.0:8080", true},  // the specific one is ours, so no connection goes astray
+		{"0.0.0.0:80", false},
+	} {
+		if err := owned(netip.MustParseAddrPort(tt.bind), got, ours); (err == nil) != tt.ok {
+			t.Errorf("%s: %v", tt.bind, err)
+		}
+	}
+}
+
+// The parsers say no or yes, and never panic, whatever a socket answers.
+func FuzzParsers(f *testing.F) {
+	files, err := filepath.Glob(filepath.Join("testdata", "haproxy-2.6", "*.txt"))
+	if err != nil || len(files) == 0 {
+		f.Fatalf("%v, %v", files, err)
+	}
+	for _, path := range files {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(text))
+	}
+	f.Add("1\n# be_name srv_name\n\n")
+	f.Add("# pxname,svname,\n\"\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if p, err := parseProcesses(text); err == nil && p.master <= 0 {
+			t.Errorf("accepted processes without a master: %+v", p)
+		}
+		if i, err := parseInfo(text); err == nil && i.pid <= 0 {
+			t.Errorf("accepted info without a pid: %+v", i)
+		}
+		if rows, err := parseStat(text); err == nil {
+			for _, r := range rows {
+				if r.sessions < 0 {
+					t.Errorf("accepted %+v", r)
+				}
+			}
+		}
+		if _, rows, err := parseServersState(text); err == nil {
+			for _, r := range rows {
+				row := serverRow{name: r.server, state: r}
+				_, life := row.upstream()
+				_, _, _ = row.mode(), row.green(false), row.red()
+				if life < 1 {
+					t.Errorf("life %d of %q", life, r.server)
+				}
+			}
+		}
+		if entries, err := parseMap(text); err == nil {
+			for _, e := range entries {
+				_, _, _ = parseRoute(e.key, e.value)
+			}
+		}
+		_, _ = parseVersion(text)
+		_, _, _ = parseStartTicks(text)
+		_, _ = parseListeners(strings.NewReader(text))
+		_ = parseVar(text)
+		if joined := strings.Join(splitAnswers(text), ""); len(joined) > len(text) {
+			t.Error("splitting made text")
+		}
+	})
+}
+
+// What a published file says of itself is read back exactly or refused.
+func FuzzParseSlotFile(f *testing.F) {
+	f.Add(renderSlot(planOptions, slot{"h1", 1}, published{}))
+	f.Add([]byte(slotHeader + "{\"app\":\"shop\"}\n" + upstreamHeader + "{}\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		p, err := parseSlotFile(text)
+		if err != nil {
+			return
+		}
+		again, err := parseSlotFile(append([]byte(slotHeader), append(mustJSON(p), '\n')...))
+		if err != nil || again.App != p.App {
+			t.Errorf("%q: %v", p.App, err)
+		}
+	})
+}
