@@ -144,8 +144,8 @@ const (
 	maxRefusals      = 3
 	refusedPause     = time.Second
 	saveFailedPause  = time.Second
-	reviveBurst      = 20
-	revivePerSecond  = 2
+	reviveBurst      = 50
+	revivePerSecond  = 5
 	filterIdle       = 2 * time.Minute
 	filterPending    = 5 * time.Second
 	filterBlocked    = time.Second

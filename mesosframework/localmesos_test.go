@@ -313,7 +313,11 @@ func TestLocalExitsAndFailures(t *testing.T) {
 }
 
 func TestLocalRestartOfTheFramework(t *testing.T) {
-	c, b := localMesos(t, nil), newBook()
+	c, b := localMesos(t, func(o *localmesos.Options) {
+		for i := range o.Agents {
+			o.Agents[i].Resources = fmt.Sprintf("cpus:4;mem:4096;disk:100;ports:[%d-%d]", 31500+10*i, 31502+10*i)
+		}
+	}), newBook()
 	f := framework(t, c, b, nil)
 	launch(t, f, task("keep", "sleep 600", nil), task("ends", "sleep 600", nil))
 	b.in(t, "keep", mesosframework.Running)
@@ -331,7 +335,7 @@ func TestLocalRestartOfTheFramework(t *testing.T) {
 	until(t, "reconciled", func() bool { s := f.State(); return s.Unreconciled == 0 && s.Tasks == 1 })
 	// The port of the task that was kept is not given out again.
 	var specs []mesosframework.TaskSpec
-	for i := range 20 {
+	for i := range 5 { // all ports that are left
 		specs = append(specs, task(fmt.Sprint("new-", i), "sleep 600", nil))
 	}
 	launch(t, f, specs...)
@@ -421,7 +425,7 @@ func TestLocalFailover(t *testing.T) {
 func TestLocalRescindRace(t *testing.T) {
 	c, b := localMesos(t, nil), newBook()
 	f := framework(t, c, b, nil)
-	for i := range 20 {
+	for i := range 6 {
 		id := fmt.Sprint("t", i)
 		launch(t, f, task(id, "sleep 600", nil))
 		c.RescindOffers()
