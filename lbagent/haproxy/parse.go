@@ -291,6 +291,30 @@ func parseMap(text string) ([]mapEntry, error) {
 	return out, nil
 }
 
+// session is one line of "show sess".
+type session struct{ id, backend, server string }
+
+// parseSessions reads "show sess": "0x55…: proto=tcpv4 src=… fe=… be=… srv=… …". What is no session is left out.
+func parseSessions(text string) []session {
+	var out []session
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || !strings.HasPrefix(fields[0], "0x") || !strings.HasSuffix(fields[0], ":") {
+			continue
+		}
+		s := session{id: strings.TrimSuffix(fields[0], ":")}
+		for _, f := range fields[1:] {
+			if v, ok := strings.CutPrefix(f, "be="); ok {
+				s.backend = v
+			} else if v, ok := strings.CutPrefix(f, "srv="); ok {
+				s.server = v
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
 // parseVar reads `get var proc.x`: "proc.x: type=str value=<...>". An unset variable is "".
 func parseVar(text string) string {
 	_, rest, ok := strings.Cut(text, "value=<")

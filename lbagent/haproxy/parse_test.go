@@ -174,6 +174,11 @@ func FuzzParsers(f *testing.F) {
 		_, _, _ = parseStartTicks(text)
 		_, _ = parseListeners(strings.NewReader(text))
 		_ = parseVar(text)
+		for _, s := range parseSessions(text) {
+			if strings.ContainsAny(s.id, " ;\n") {
+				t.Errorf("session id %q", s.id)
+			}
+		}
 		if joined := strings.Join(splitAnswers(text), ""); len(joined) > len(text) {
 			t.Error("splitting made text")
 		}

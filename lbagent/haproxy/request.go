@@ -148,21 +148,20 @@ func (d *Driver) Cut(ctx context.Context, app, name string) error {
 	return nil
 }
 
+// cutLeaving closes the upstream's sessions in a leaving worker one by one: there the backend counts as disabled, and
+// "shutdown sessions server" is refused.
 func (d *Driver) cutLeaving(ctx context.Context, pid int, at slot, name string) error {
-	answers, err := d.master.ask(ctx, fmt.Sprintf("@!%d show stat %s 4 -1", pid, at.backend()))
+	answers, err := d.master.ask(ctx, fmt.Sprintf("@!%d show sess", pid))
 	if err != nil {
 		return err
 	}
-	rows, err := parseStat(answers[0])
-	if err != nil {
-		return nil // it has left, or never had the backend
-	}
-	for _, row := range rows {
-		if n, _, _ := strings.Cut(row.server, ":"); n == name && row.sessions > 0 {
-			command := fmt.Sprintf("@!%d shutdown sessions server %s/%s", pid, at.backend(), row.server)
-			if _, err := d.master.ask(ctx, command); err != nil {
-				return err
-			}
+	for _, session := range parseSessions(answers[0]) {
+		if n, _, _ := strings.Cut(session.server, ":"); session.backend != at.backend() || n != name {
+			continue
+		}
+		// One that has ended meanwhile is refused, which is as good.
+		if _, err := d.master.ask(ctx, fmt.Sprintf("@!%d shutdown session %s", pid, session.id)); err != nil {
+			return err
 		}
 	}
 	return nil
