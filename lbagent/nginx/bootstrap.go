@@ -58,6 +58,10 @@ func makeDirs(names ...string) error {
 		if err := os.MkdirAll(name, 0o700); err != nil {
 			return fmt.Errorf("nginx: %w", err)
 		}
+		// It may have been there with a wider mode; the private sockets rely on this one.
+		if err := os.Chmod(name, 0o700); err != nil {
+			return fmt.Errorf("nginx: %w", err)
+		}
 	}
 	return nil
 }
@@ -81,6 +85,23 @@ func writeTree(parent, name string, files map[string][]byte) error {
 		return err
 	}
 	return syncDir(parent)
+}
+
+// clearLeft removes what an agent that was killed left half written. Only a starting agent may: Bootstrap runs beside one
+// that works.
+func clearLeft(dirs ...string) error {
+	for _, dir := range dirs {
+		left, err := filepath.Glob(filepath.Join(dir, ".new-*"))
+		if err != nil {
+			return err
+		}
+		for _, name := range left {
+			if err := os.RemoveAll(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // linkInclude makes the link beside the owner's base configuration, unless it is there.

@@ -166,8 +166,8 @@ func explain(output string, err error) error {
 		return fmt.Errorf("%w: nginx has no Lua module: apt install libnginx-mod-http-lua libluajit2-5.1-2 and load_module ndk_http_module.so and ngx_http_lua_module.so in the base configuration, or use the reload driver", err)
 	case strings.Contains(output, "resty.core"):
 		return fmt.Errorf("%w: apt install lua-resty-core lua-resty-lrucache", err)
-	case strings.Contains(output, `"init_by_lua_block" directive is duplicate`), strings.Contains(output, `"init_worker_by_lua_block" directive is duplicate`):
-		return fmt.Errorf("%w: the Lua init hooks belong to Cutover: remove them from the base configuration", err)
+	case strings.Contains(output, "is duplicate in") && strings.Contains(output, "/"+IncludeName+"/"+frameFile):
+		return fmt.Errorf("%w: init_by_lua and init_worker_by_lua belong to Cutover: remove them from the base configuration", err)
 	default:
 		return err
 	}

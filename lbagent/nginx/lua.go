@@ -30,6 +30,8 @@ const (
 	maxSilence = 5 * time.Second
 	// watchInterval is the time between two looks at who runs, when nobody reads.
 	watchInterval = time.Second
+	// meetInterval is the same before the first answer.
+	meetInterval = 50 * time.Millisecond
 )
 
 // Lua drives nginx with the http-lua module. It is safe for concurrent use for different Apps. Publish, then Converge; all
@@ -45,6 +47,7 @@ type Lua struct {
 	client  *probe.Client
 	epoch   uint64
 	counter atomic.Uint64
+	met     atomic.Bool // the red upstreams that the workers hold were read once
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -63,6 +66,9 @@ func NewLua(options Options) (*Lua, error) {
 		return nil, err
 	}
 	p := paths{o.Dir}
+	if err := errors.Join(os.RemoveAll(p.stage()), clearLeft(p.frames())); err != nil {
+		return nil, fmt.Errorf("nginx: %w", err)
+	}
 	sections, highest, err := readSections(p.apps())
 	if err != nil {
 		return nil, fmt.Errorf("nginx: published sections: %w (run Bootstrap first)", err)
@@ -123,32 +129,41 @@ func (d *Lua) alive(ctx context.Context) bool {
 	return err == nil
 }
 
-// watch notices a restarted or reloaded nginx when nobody reads.
+// watch notices a restarted or reloaded nginx when nobody reads. Until it has met the workers once it looks more often.
 func (d *Lua) watch() {
-	tick := time.NewTicker(watchInterval)
-	defer tick.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	known := ""
 	for {
+		select {
+		case <-d.ctx.Done():
+			return
+		case <-timer.C:
+		}
 		ctx, cancel := context.WithTimeout(d.ctx, controlTimeout)
 		w, err := d.control.whoami(ctx)
 		if err == nil && w.generation != known {
 			// What the workers hold as red is compared with what we know.
 			if _, err = d.Read(ctx); err == nil {
 				known = w.generation
+				d.met.Store(true)
 				d.log.Info("nginx runs", "generation", w.generation, "worker", w.pid)
 			}
 		}
 		cancel()
-		select {
-		case <-d.ctx.Done():
-			return
-		case <-tick.C:
+		if d.met.Load() {
+			timer.Reset(watchInterval)
+		} else {
+			timer.Reset(meetInterval)
 		}
 	}
 }
 
 // tellRed writes the red upstreams of an App into the dictionary: the balancer skips them from the next request on.
 func (d *Lua) tellRed(ctx context.Context, app string) error {
+	if !d.met.Load() {
+		return errors.New("what the last agent took out is not known yet")
+	}
 	body := fmt.Appendf(nil, "%d %s\n", d.epoch, app)
 	for _, name := range d.prober.Red(app) {
 		body = fmt.Appendf(body, "%s\n", name)
@@ -379,7 +394,8 @@ func (d *Lua) Read(ctx context.Context, apps ...string) (driver.Reading, error) 
 			state := d.prober.State(app, u.Name, r.worker.generation)
 			rows = append(rows, driver.Row{
 				Name: u.Name, Address: u.Address, Weight: u.Weight, Mode: u.Mode,
-				Green: state.Green && !there.red, Red: there.red || state.Red, Status: state.Status, Sessions: there.sessions,
+				// Red is what the workers route by; a verdict on its way to them is neither green nor red yet.
+				Green: state.Green && !there.red, Red: there.red, Status: state.Status, Sessions: there.sessions,
 			})
 		}
 		d.prober.Reconcile(app, red)

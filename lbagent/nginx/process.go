@@ -113,13 +113,16 @@ func ownsListeners(master int, listen []netip.AddrPort) error {
 	if err != nil {
 		return fmt.Errorf("%w: sockets of master %d: %w", driver.ErrProxyDown, master, err)
 	}
+	rows, err := procfs.Listeners(listen...)
+	if err != nil {
+		return err
+	}
 	for _, addr := range listen {
-		rows, err := procfs.Listeners(addr)
-		if err != nil {
-			return err
-		}
 		mine := false
 		for _, row := range rows {
+			if !row.Receives(addr) {
+				continue
+			}
 			if _, ok := own[row.Inode]; ok {
 				mine = true
 				continue

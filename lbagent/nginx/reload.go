@@ -79,6 +79,9 @@ func NewReload(options Options) (*Reload, error) {
 		return nil, err
 	}
 	p := paths{o.Dir}
+	if err := errors.Join(os.RemoveAll(p.stage()), clearLeft(p.gens())); err != nil {
+		return nil, fmt.Errorf("nginx: %w", err)
+	}
 	published, err := publishedGeneration(p)
 	if err == nil && published == 0 {
 		err = errors.New("there is none")

@@ -284,8 +284,8 @@ function M.init(options)
             local text = file and file:read("*a") or ""
             if file then file:close() end
             local s, err = M.parse(text)
+            published[app] = true
             if s and s.app == app then
-                published[app] = true
                 if s.write > (state:get("f:" .. app) or 0) then
                     local ok, e = M.store(s)
                     if not ok then ngx.log(ngx.ERR, "cutover: section ", app, ": ", e) end
@@ -298,6 +298,21 @@ function M.init(options)
         end
     end
     ffi.C.closedir(dir)
+
+    -- An App that was unpublished goes too. One that is only warm was never in a file, and stays.
+    for _, key in ipairs(state:get_keys(0)) do
+        local app = key:match("^s:(.+)$")
+        if app and not published[app] then
+            local s = M.parse(state:get(key))
+            local routable = s and #s.routes > 0
+            for _, u in ipairs(s and s.upstreams or {}) do routable = routable or u.mode ~= "warm" end
+            if routable then
+                state:delete(key)
+                state:delete("h:" .. app)
+                M.changed(app)
+            end
+        end
+    end
 end
 
 -- init_worker starts the look at the version that makes an idle worker report what it has applied.

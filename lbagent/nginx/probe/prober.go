@@ -123,8 +123,8 @@ func (p *Prober) Set(app string, targets []Target) {
 }
 
 // Reconcile compares the red upstreams that the proxy holds for an App with the verdicts. An upstream that is red there and
-// has no success yet stays red (a new agent must not send traffic to what the last one took out); any other difference is
-// told to the proxy again.
+// was never green here stays red (a new agent must not send traffic to what the last one took out); any other difference
+// is told to the proxy again.
 func (p *Prober) Reconcile(app string, redThere []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -133,7 +133,7 @@ func (p *Prober) Reconcile(app string, redThere []string) {
 	for _, name := range redThere {
 		there[name] = true
 		e := p.apps[app][name]
-		if e != nil && e.tally.text == textInitial {
+		if e != nil && !e.tally.risen {
 			e.tally.red = true
 		}
 	}

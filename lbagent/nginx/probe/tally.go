@@ -15,9 +15,6 @@ const fastInterval = 100 * time.Millisecond
 // than living ones.
 const fastFor = 30 * time.Second
 
-// textInitial is the text of an upstream that no worker has answered for yet.
-const textInitial = "INI"
-
 // Verdict is what a single check found.
 type Verdict uint8
 
@@ -64,12 +61,13 @@ type tally struct {
 	passed     int // in a row, at most rise
 	failed     int // in a row, at most fall
 	red        bool
+	risen      bool // was green once
 	fastSince  time.Time
 	text       string
 }
 
 func newTally(h driver.Health, now time.Time) tally {
-	return tally{health: normal(h), fastSince: now, text: textInitial}
+	return tally{health: normal(h), fastSince: now, text: "INI"}
 }
 
 // enter starts the count again for a new worker generation. Red stays: nothing good was seen since.
@@ -93,7 +91,7 @@ func (t tally) observe(r Result, now time.Time) tally {
 		t.failed = 0
 		t.passed = min(t.passed+1, t.health.Rise)
 		if t.passed == t.health.Rise {
-			t.red = false
+			t.red, t.risen = false, true
 		}
 		return t
 	}

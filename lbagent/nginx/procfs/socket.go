@@ -1,6 +1,7 @@
 package procfs
 
 import (
+	"bufio"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -20,10 +21,14 @@ type Conn struct {
 	Inode         uint64
 }
 
-const stateListen = "0A"
+const (
+	stateListen   = "0A"
+	stateTimeWait = "06"
+)
 
 // ParseTCP reads the text of /proc/net/tcp or tcp6 and keeps the rows that keep says. Rows that it does not understand
-// are an error: a row that is skipped could be the one that matters.
+// are an error: a row that is skipped could be the one that matters. Rows in TIME_WAIT belong to no process and are left
+// out before anything else is read of them: a busy proxy has tens of thousands.
 func ParseTCP(text string, keep func(Conn) bool) ([]Conn, error) {
 	var out []Conn
 	first := true
@@ -32,27 +37,43 @@ func ParseTCP(text string, keep func(Conn) bool) ([]Conn, error) {
 			first = false
 			continue
 		}
-		f := strings.Fields(line)
-		if len(f) < 10 {
-			return nil, fmt.Errorf("socket table: row %.80q has %d fields", line, len(f))
-		}
-		local, err := parseHexAddr(f[1])
+		c, ok, err := parseTCPRow(line)
 		if err != nil {
 			return nil, err
 		}
-		remote, err := parseHexAddr(f[2])
-		if err != nil {
-			return nil, err
-		}
-		inode, err := strconv.ParseUint(f[9], 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("socket table: inode: %w", err)
-		}
-		if c := (Conn{Local: local, Remote: remote, Listening: f[3] == stateListen, Inode: inode}); keep(c) {
+		if ok && keep(c) {
 			out = append(out, c)
 		}
 	}
 	return out, nil
+}
+
+// parseTCPRow reads one row: sl local remote st tx:rx tr:when retrnsmt uid timeout inode ... It says false for TIME_WAIT.
+func parseTCPRow(line string) (c Conn, ok bool, err error) {
+	var f [10]string
+	rest := line
+	for i := range f {
+		rest = strings.TrimLeft(rest, " ")
+		end := strings.IndexAny(rest, " \n")
+		if end <= 0 {
+			return c, false, fmt.Errorf("socket table: row %.80q has %d fields", line, i)
+		}
+		f[i], rest = rest[:end], rest[end:]
+		if i == 3 && f[3] == stateTimeWait {
+			return c, false, nil
+		}
+	}
+	if c.Local, err = parseHexAddr(f[1]); err != nil {
+		return c, false, err
+	}
+	if c.Remote, err = parseHexAddr(f[2]); err != nil {
+		return c, false, err
+	}
+	if c.Inode, err = strconv.ParseUint(f[9], 10, 64); err != nil {
+		return c, false, fmt.Errorf("socket table: inode: %w", err)
+	}
+	c.Listening = f[3] == stateListen
+	return c, true, nil
 }
 
 // parseHexAddr reads "0100007F:1F90": the address as 32-bit words in the byte order of the machine, the port as a number.
@@ -93,11 +114,58 @@ func TCP(keep func(Conn) bool) ([]Conn, error) {
 	return out, nil
 }
 
-// Listeners lists the listening sockets that receive connections to addr: bound to it or to its wildcard.
-func Listeners(addr netip.AddrPort) ([]Conn, error) {
-	return TCP(func(c Conn) bool {
-		return c.Listening && c.Local.Port() == addr.Port() && (c.Local.Addr() == addr.Addr() || c.Local.Addr().IsUnspecified())
-	})
+// Listeners lists the listening sockets of this network namespace that receive connections to any of the addresses: bound
+// to it or to its wildcard. The kernel writes listening sockets before all others, so the tens of thousands of
+// connections of a busy proxy are not read.
+func Listeners(addrs ...netip.AddrPort) ([]Conn, error) {
+	var out []Conn
+	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		rows, err := readListeners(name, func(c Conn) bool {
+			for _, a := range addrs {
+				if c.Receives(a) {
+					return true
+				}
+			}
+			return false
+		})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, rows...)
+	}
+	return out, nil
+}
+
+// Receives says whether a listening socket gets connections to addr.
+func (c Conn) Receives(addr netip.AddrPort) bool {
+	return c.Listening && c.Local.Port() == addr.Port() && (c.Local.Addr() == addr.Addr().Unmap() || c.Local.Addr().IsUnspecified())
+}
+
+func readListeners(name string, keep func(Conn) bool) ([]Conn, error) {
+	f, err := os.Open(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // a kernel without IPv6
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var out []Conn
+	lines := bufio.NewScanner(f)
+	lines.Scan() // the heading
+	for lines.Scan() {
+		c, ok, err := parseTCPRow(lines.Text() + "\n")
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if !ok || !c.Listening {
+			break
+		}
+		if keep(c) {
+			out = append(out, c)
+		}
+	}
+	return out, lines.Err()
 }
 
 // ParseUnixListeners reads the text of /proc/net/unix: path -> inodes of the sockets that listen there.
