@@ -85,6 +85,10 @@ func (a *Agent) recoverTask(container string) error {
 		return err
 	}
 	a.tasks[t.key] = t
+	if !fw.GetCheckpoint() {
+		// Its framework wants it so: the master has called it lost already.
+		records = append(records, record{Kind: "remove"})
+	}
 	t.actor.Post(func() { t.resume(records) })
 	// The master is told of the task's state, so wait until it is known.
 	return t.actor.Call(a.ctx, func() {})

@@ -41,7 +41,9 @@ type lostAgent struct {
 	since time.Time
 }
 
-func (a *agent) offerable() bool { return a.connected && !a.deactivated && !a.silent }
+// offerable: a silent agent is, since the master cannot know better until its
+// pings have been missed.
+func (a *agent) offerable() bool { return a.connected && !a.deactivated }
 
 // Register takes an agent in, or back. handle reaches it.
 func (m *Master) Register(r link.Registration, handle Agent) {

@@ -36,6 +36,11 @@ func (m *Master) Handler() http.Handler {
 		reply.JSON(w, r, map[string]any{"version": m.opts.Version, "build_user": ""})
 	})
 	mux.HandleFunc("/metrics/snapshot", m.serveMetrics)
+	// A master shows no files; its log is that of this process.
+	mux.HandleFunc("/files/debug", func(w http.ResponseWriter, r *http.Request) { reply.JSON(w, r, doc{}) })
+	for _, path := range []string{"/files/browse", "/files/read"} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { reply.Text(w, http.StatusNotFound, "") })
+	}
 	for _, path := range []string{"/roles", "/state-summary", "/weights", "/quota", "/maintenance/schedule", "/maintenance/status",
 		"/machine/down", "/machine/up", "/reserve", "/unreserve", "/create-volumes", "/destroy-volumes", "/flags"} {
 		both(path, func(w http.ResponseWriter, _ *http.Request) { reply.NotImplemented(w, "the endpoint "+path) })

@@ -81,7 +81,9 @@ func (m *Master) agentDocs(id string) []any {
 			"used_resources": statedoc.Resources(a.used), "offered_resources": statedoc.Resources(a.offered),
 			"reserved_resources": doc{}, "unreserved_resources": statedoc.Resources(a.total),
 			"active": a.connected && !a.deactivated, "deactivated": a.deactivated, "version": m.opts.Version,
-			"capabilities": []string{"MULTI_ROLE", "AGENT_DRAINING"},
+			"capabilities":            []string{"MULTI_ROLE", "AGENT_DRAINING"},
+			"reserved_resources_full": doc{}, "unreserved_resources_full": statedoc.Full(a.total.Mesos("")),
+			"used_resources_full": statedoc.Full(a.used.Mesos("*")), "offered_resources_full": statedoc.Full(a.offered.Mesos("*")),
 		}
 		if !a.reregistered.IsZero() {
 			d["reregistered_time"] = seconds(a.reregistered)

@@ -24,6 +24,15 @@ func Resources(s resource.Set) map[string]any {
 	return doc
 }
 
+// Full prints resources as the messages that they are.
+func Full(rs []mesos.Resource) []json.RawMessage {
+	out := []json.RawMessage{}
+	for i := range rs {
+		out = append(out, wire.MarshalJSON(&rs[i]))
+	}
+	return out
+}
+
 // Attributes prints a list of attributes.
 func Attributes(attributes []mesos.Attribute) map[string]any {
 	doc := map[string]any{}
