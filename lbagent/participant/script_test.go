@@ -13,14 +13,14 @@ import (
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
-// TestScripts replays the stories in testdata: each command, and below it what the machine journaled, did and answered.
+// TestScripts replays the stories in testdata/scripts: each command, and below it what the machine journaled, did and answered.
 //
 //	prepare txn=t order=N base=N app=a to=(u v) [deadline=10s] [epoch=N]   to=() scales to zero, no to: removes
 //	activate|commit|abort|verify txn=t order=N     amend app=a order=N base=N remove=(..) insert=(..) retire=(..)
 //	sync order=N app=a:txn:(u,v) ...               run | pass 5s | crash | restart | show | state
 //	health u=red|green|pending ...                 sessions u=3   stage-refuse app=a   request-fail u   down | up
 func TestScripts(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
 		w := newWorld(t)
 		w.takeTrace()
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {

@@ -138,7 +138,7 @@ func (m *stepper) sawFiles(app string, l *live, w *Work, digest string) {
 	default:
 		sec := m.s.section(app)
 		l.pub = publishedState{known: true, want: never, digest: digest}
-		if digest == sec.Published {
+		if !sec.Unsettled && digest == sec.Published {
 			// They are as they were when the Section was last settled.
 			l.pub.want = driver.Digest(published(baseWant(sec)))
 		}

@@ -38,7 +38,22 @@ type world struct {
 	reqErr   map[string]error
 	down     bool
 	brokenAt int // journal writes until one fails; <0: never
-	hold     bool
+	// onConverge sees how many upstreams could serve before and after a Converge.
+	onConverge func(job Work, before, after int)
+}
+
+// canServe counts the upstreams that a client of the proxy can reach now.
+func (w *world) canServe(app string) int {
+	n := 0
+	if len(w.routes[app]) == 0 {
+		return 0
+	}
+	for name, u := range w.rows[app] {
+		if u.Mode == driver.Serving && w.health[name] == "" {
+			n++
+		}
+	}
+	return n
 }
 
 var epochStart = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -144,13 +159,22 @@ func (w *world) work() bool {
 		fail(w.stageErr[job.App])
 	default:
 		if job.Publish != nil {
+			for _, u := range job.Publish.Upstreams {
+				if u.Mode == driver.Warm {
+					w.t.Fatalf("%s is warm and published", u.Name)
+				}
+			}
 			w.files[job.App] = *job.Publish
 		}
 		if job.Publish != nil || job.ReadPublished {
 			done.Published, done.PublishedKnown = w.digestOfFiles(job.App), true
 		}
 		if job.Converge != nil {
+			before := w.canServe(job.App)
 			w.converge(*job.Converge)
+			if w.onConverge != nil {
+				w.onConverge(job, before, w.canServe(job.App))
+			}
 		}
 		for _, name := range job.Cut {
 			w.sessions[name] = 0
@@ -283,7 +307,7 @@ func (w *world) crash() {
 	w.step(Tick{})
 }
 
-func roundTrip(t testing.TB, r Record) Record {
+func roundTrip(t interface{ Fatal(...any) }, r Record) Record {
 	b, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)

@@ -94,7 +94,7 @@ func decode(path string, data []byte) (contents, error) {
 	c.seq = binary.LittleEndian.Uint64(data[len(magic)+4:])
 	first := true
 	for off := headerSize; off < len(data); {
-		payload, err := nextFrame(data[off:])
+		payload, err := nextFrame(data[off:], off)
 		if errors.Is(err, errTorn) && !first {
 			c.torn = int64(len(data) - off)
 			return c, nil
@@ -131,13 +131,19 @@ func decode(path string, data []byte) (contents, error) {
 // errTorn: the rest of the file is what a crash in the middle of an Append can leave.
 var errTorn = errors.New("the file ends within a frame")
 
-// nextFrame returns the payload of the frame at the start of b.
-func nextFrame(b []byte) ([]byte, error) {
+// diskBlock is the unit that a disk writes: of an interrupted write, some blocks are there and others read as zeros.
+const diskBlock = 512
+
+// nextFrame returns the payload of the frame at the start of b, which is at offset off of the file.
+func nextFrame(b []byte, off int) ([]byte, error) {
 	if len(b) < frameSize || allZero(b) {
 		return nil, errTorn
 	}
 	n := int64(binary.LittleEndian.Uint32(b))
 	if crc32.Checksum(b[:4], castagnoli) != binary.LittleEndian.Uint32(b[4:]) {
+		if cut := diskBlock - off%diskBlock; cut < frameSize && allZero(b[cut:]) {
+			return nil, errTorn // the frame's own header lies across a block that was not written
+		}
 		return nil, errors.New("the checksum of a length is wrong")
 	}
 	if n == 0 || n > MaxFrame {
