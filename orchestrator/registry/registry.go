@@ -147,7 +147,7 @@ func (r *Registry) declare(h Host) error {
 func checkURL(raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil {
-		return err
+		return fmt.Errorf("want http://ADDRESS:PORT or https://ADDRESS:PORT: %w", err)
 	}
 	if u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return errors.New("want http://ADDRESS:PORT or https://ADDRESS:PORT")

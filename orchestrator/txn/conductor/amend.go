@@ -152,14 +152,21 @@ func (a *amendment) hostIsBack(name string) {
 	}
 }
 
-// flying: the Host is being told, or is about to be for the first time.
-func (a *amendment) flying(name string) bool {
-	for _, s := range a.stages() {
-		if h := s.hosts[name]; h != nil && !s.failed && !h.done && (h.flying || (h.tries == 0 && s.version != nil)) {
+// inMotion: the Host is about to get there by the Amendment, so Sync must not. A removal that the Host has refused is
+// left to Sync; an insertion never is, since only the Host's answer to it says that it is verified there.
+func (a *amendment) inMotion(name string) bool {
+	if s := a.remove; s != nil && s.version != nil && !s.failed {
+		if h := s.hosts[name]; h != nil && !h.done && (h.flying || h.tries == 0) {
 			return true
 		}
 	}
-	return false
+	return a.inserting(name)
+}
+
+// inserting: the committed Section holds an insertion that is not verified on the Host.
+func (a *amendment) inserting(name string) bool {
+	s := a.insert
+	return s != nil && !s.failed && a.record.Applied && s.hosts[name] != nil && !s.hosts[name].done
 }
 
 // syncedPast: the Host installed the Section at this version.
@@ -416,10 +423,6 @@ func (c *Conductor) giveUp(a *amendment, why string) {
 		c.advanceAmendment(a)
 		return
 	}
-	inserted := map[string]bool{}
-	for _, u := range a.a.Insert {
-		inserted[u.GetName()] = true
-	}
 	a.record.Undone = true
 	var next *lbagentv1.CommittedSection
 	c.submit(write{
@@ -430,17 +433,8 @@ func (c *Conductor) giveUp(a *amendment, why string) {
 			if now == nil || now.committed.GetRemoved() {
 				return ops, nil
 			}
-			s := txn.Without(now.committed.GetSection(), inserted)
-			var back []*lbagentv1.Upstream
-			for _, b := range a.record.Retired {
-				var u lbagentv1.Upstream
-				if proto.Unmarshal(b, &u) == nil && !c.removedByAmendment(a.key(), u.GetName()) {
-					back = append(back, &u)
-				}
-			}
-			addMissing(s, back)
 			v := now.version()
-			next = &lbagentv1.CommittedSection{Section: s, Version: &lbagentv1.Version{Txn: v.GetTxn(), Amendments: v.GetAmendments() + 1}}
+			next = &lbagentv1.CommittedSection{Section: c.withoutInsertion(a, now.committed), Version: &lbagentv1.Version{Txn: v.GetTxn(), Amendments: v.GetAmendments() + 1}}
 			return append(ops, now.put(a.key(), next)), nil
 		},
 		done: func(rev store.Revision, err error) {
@@ -459,6 +453,36 @@ func (c *Conductor) giveUp(a *amendment, why string) {
 			}
 		},
 	})
+}
+
+// withoutInsertion is the Section as if the insertion had not been.
+func (c *Conductor) withoutInsertion(a *amendment, now *lbagentv1.CommittedSection) *lbagentv1.Section {
+	inserted := map[string]bool{}
+	for _, u := range a.a.Insert {
+		inserted[u.GetName()] = true
+	}
+	s := txn.Without(now.GetSection(), inserted)
+	var back []*lbagentv1.Upstream
+	for _, b := range a.record.Retired {
+		var u lbagentv1.Upstream
+		if proto.Unmarshal(b, &u) == nil && !c.removedByAmendment(a.key(), u.GetName()) {
+			back = append(back, &u)
+		}
+	}
+	addMissing(s, back)
+	return s
+}
+
+// committedFor is the committed Section as Sync installs it on the Host: without an insertion that is not verified there.
+func (c *Conductor) committedFor(h *host, key txn.SectionKey, now *lbagentv1.CommittedSection) *lbagentv1.CommittedSection {
+	for _, a := range c.amends {
+		if a.key() == key && a.inserting(h.name) && a.insert.version != nil {
+			v := now.GetVersion()
+			return &lbagentv1.CommittedSection{Section: c.withoutInsertion(a, now),
+				Version: &lbagentv1.Version{Txn: v.GetTxn(), Amendments: max(v.GetAmendments(), 1) - 1}}
+		}
+	}
+	return now
 }
 
 // removedByAmendment: a pending Amendment says that the upstream is dead.

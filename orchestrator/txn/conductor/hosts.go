@@ -270,7 +270,7 @@ func (c *Conductor) inMotion(h *host, key txn.SectionKey) bool {
 		}
 	}
 	for _, a := range c.amends {
-		if a.key() == key && a.flying(h.name) {
+		if a.key() == key && a.inMotion(h.name) {
 			return true
 		}
 	}
@@ -309,8 +309,8 @@ func (c *Conductor) sync(h *host, order uint64, why string) {
 	sent := map[string]*lbagentv1.CommittedSection{}
 	for key, s := range c.sections {
 		if key.Group == h.group {
-			req.Sections = append(req.Sections, s.committed)
-			sent[key.App] = s.committed
+			sent[key.App] = c.committedFor(h, key, s.committed)
+			req.Sections = append(req.Sections, sent[key.App])
 		}
 	}
 	slices.SortFunc(req.Sections, func(a, b *lbagentv1.CommittedSection) int {

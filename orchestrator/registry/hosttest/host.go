@@ -1,0 +1,401 @@
+package hosttest
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+	"github.com/cutover/cutover/proto/gen/cutover/lbagent/v1/lbagentv1connect"
+)
+
+// Host is one scripted Host. Safe for concurrent use.
+type Host struct {
+	Name, Group, URL string
+
+	addr string
+
+	mu       sync.Mutex
+	server   *http.Server
+	serving  sync.WaitGroup
+	thawed   chan struct{} // closed unless frozen
+	changed  chan struct{} // closed and replaced at each change
+	epoch    uint64
+	pid      int64
+	reload   bool
+	problems []string
+	sections map[string]*section
+	open     map[string]*openTxn
+	outcomes map[string]bool // true: committed
+	bend     map[string]func(n int) *lbagentv1.Refusal
+	calls    map[string]int
+	log      []string
+	red      map[string]bool
+	lie      bool
+}
+
+type section struct {
+	committed *lbagentv1.CommittedSection
+	draining  []*lbagentv1.Upstream
+	drained   map[string]bool
+	passed    uint64
+}
+
+type openTxn struct {
+	id       string
+	order    uint64
+	phase    lbagentv1.TxnPhase
+	changes  []*lbagentv1.Change
+	fallback bool
+}
+
+// Start starts a Host on a free loopback port; it ends with the test.
+func Start(t testing.TB, name, group string) *Host {
+	t.Helper()
+	h := &Host{
+		Name: name, Group: group, pid: 1000, thawed: make(chan struct{}), changed: make(chan struct{}),
+		sections: map[string]*section{}, open: map[string]*openTxn{}, outcomes: map[string]bool{},
+		bend: map[string]func(int) *lbagentv1.Refusal{}, calls: map[string]int{}, red: map[string]bool{},
+	}
+	close(h.thawed)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.addr = l.Addr().String()
+	h.URL = "http://" + h.addr
+	h.serve(l)
+	t.Cleanup(h.Kill)
+	return h
+}
+
+func (h *Host) serve(l net.Listener) {
+	mux := http.NewServeMux()
+	mux.Handle(lbagentv1connect.NewHostServiceHandler(&handler{h}))
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	h.mu.Lock()
+	h.server = srv
+	h.mu.Unlock()
+	h.serving.Go(func() { _ = srv.Serve(l) })
+}
+
+// Kill ends the agent as kill -9 does: connections are cut, the journal stays.
+func (h *Host) Kill() {
+	h.mu.Lock()
+	srv := h.server
+	h.server = nil
+	h.mu.Unlock()
+	if srv != nil {
+		_ = srv.Close()
+		h.serving.Wait()
+	}
+	h.Thaw()
+}
+
+// Restart starts a killed agent again. Transactions that were not Verified are restored by itself, as an agent may.
+func (h *Host) Restart(t testing.TB) {
+	t.Helper()
+	var l net.Listener
+	var err error
+	for range 200 { // the port may take a moment to be free
+		if l, err = net.Listen("tcp", h.addr); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.mu.Lock()
+	for id, o := range h.open {
+		if o.phase != lbagentv1.TxnPhase_TXN_PHASE_VERIFIED {
+			h.close(id, o, false)
+		}
+	}
+	h.mu.Unlock()
+	h.serve(l)
+}
+
+// Freeze makes the agent silent as SIGSTOP does, until Thaw.
+func (h *Host) Freeze() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	select {
+	case <-h.thawed:
+		h.thawed = make(chan struct{})
+	default:
+	}
+}
+
+// Thaw ends a Freeze.
+func (h *Host) Thaw() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	select {
+	case <-h.thawed:
+	default:
+		close(h.thawed)
+	}
+}
+
+// Bend sets what a call ("prepare", "activate", "verify", "commit", "abort", "amend", "sync") answers instead of the
+// model; n counts the calls of that kind from 1. nil, or a nil Refusal, means the model.
+func (h *Host) Bend(call string, answer func(n int) *lbagentv1.Refusal) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.bend[call] = answer
+}
+
+// Refuse bends a call to always answer this reason.
+func (h *Host) Refuse(call string, reason lbagentv1.RefusalReason, message string) {
+	h.Bend(call, func(int) *lbagentv1.Refusal { return &lbagentv1.Refusal{Reason: reason, Message: message} })
+}
+
+// Lie makes Verified answers claim success with evidence that shows an unhealthy upstream.
+func (h *Host) Lie() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lie = true
+}
+
+// ReloadPerChange sets the capability.
+func (h *Host) ReloadPerChange() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.reload = true
+}
+
+// Lapse reports the transaction as Lapsed.
+func (h *Host) Lapse(id string) {
+	h.update(id, func(o *openTxn) { o.phase = lbagentv1.TxnPhase_TXN_PHASE_LAPSED })
+}
+
+// FallBack reports that the old upstreams serve again.
+func (h *Host) FallBack(id string) { h.update(id, func(o *openTxn) { o.fallback = true }) }
+
+func (h *Host) update(id string, f func(*openTxn)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if o := h.open[id]; o != nil {
+		f(o)
+		h.touch()
+	}
+}
+
+// ReplaceProxy gives the proxy another process.
+func (h *Host) ReplaceProxy() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pid++
+	h.touch()
+}
+
+// Drain reports every draining upstream of the App as drained.
+func (h *Host) Drain(app string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.sections[app]; s != nil {
+		for _, u := range s.draining {
+			s.drained[u.GetName()] = true
+		}
+		h.touch()
+	}
+}
+
+// Tamper changes what the Host holds as committed, behind the back of the protocol.
+func (h *Host) Tamper(app string, f func(*lbagentv1.CommittedSection)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.section(app)
+	f(s.committed)
+	h.touch()
+}
+
+// Wipe forgets everything, as a Host that was installed anew.
+func (h *Host) Wipe() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sections, h.open, h.outcomes = map[string]*section{}, map[string]*openTxn{}, map[string]bool{}
+	h.touch()
+}
+
+// Committed returns the names of the committed upstreams of the App, sorted, and the Version.
+func (h *Host) Committed(app string) ([]string, *lbagentv1.Version) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.sections[app]
+	if s == nil {
+		return nil, nil
+	}
+	var names []string
+	for _, u := range s.committed.GetSection().GetUpstreams() {
+		names = append(names, u.GetName())
+	}
+	slices.Sort(names)
+	return names, proto.CloneOf(s.committed.GetVersion())
+}
+
+// Open returns the ids of the open transactions, sorted.
+func (h *Host) Open() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var ids []string
+	for id := range h.open {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// Calls returns how often a call came in.
+func (h *Host) Calls(call string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.calls[call]
+}
+
+// Log returns all calls so far in order, as "call id".
+func (h *Host) Log() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.log)
+}
+
+// touch wakes the streams. h.mu must be held.
+func (h *Host) touch() {
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+// section returns the App's section, made if there is none. h.mu must be held.
+func (h *Host) section(app string) *section {
+	s := h.sections[app]
+	if s == nil {
+		s = &section{committed: &lbagentv1.CommittedSection{Section: &lbagentv1.Section{App: app}, Version: &lbagentv1.Version{}, Removed: true},
+			drained: map[string]bool{}}
+		h.sections[app] = s
+	}
+	return s
+}
+
+// openOn returns the transaction that is open on the App. h.mu must be held.
+func (h *Host) openOn(app string) (*openTxn, *lbagentv1.Change) {
+	for _, o := range h.open {
+		for _, ch := range o.changes {
+			if ch.GetApp() == app {
+				return o, ch
+			}
+		}
+	}
+	return nil, nil
+}
+
+// close ends an open transaction. h.mu must be held.
+func (h *Host) close(id string, o *openTxn, commit bool) {
+	delete(h.open, id)
+	h.outcomes[id] = commit
+	for _, ch := range o.changes {
+		s := h.section(ch.GetApp())
+		s.passed = max(s.passed, o.order)
+		if commit {
+			h.replace(s, ch.GetTarget())
+			s.committed.Version = &lbagentv1.Version{Txn: o.order}
+			s.committed.Removed = ch.GetTarget() == nil
+		}
+	}
+	h.touch()
+}
+
+// replace installs the target as committed; what leaves drains.
+func (h *Host) replace(s *section, target *lbagentv1.Section) {
+	app := s.committed.GetSection().GetApp()
+	stays := map[string]bool{}
+	for _, u := range target.GetUpstreams() {
+		stays[u.GetName()] = true
+	}
+	s.draining = slices.DeleteFunc(s.draining, func(u *lbagentv1.Upstream) bool { return stays[u.GetName()] })
+	for _, u := range s.committed.GetSection().GetUpstreams() {
+		if !stays[u.GetName()] {
+			s.draining = append(s.draining, u)
+		}
+	}
+	next := &lbagentv1.Section{App: app}
+	if target != nil {
+		next = proto.CloneOf(target)
+	}
+	s.committed = &lbagentv1.CommittedSection{Section: next, Version: s.committed.GetVersion(), Removed: s.committed.GetRemoved()}
+}
+
+// evidence is the reading of one App. h.mu must be held.
+func (h *Host) evidence(app string) *lbagentv1.Evidence {
+	s := h.section(app)
+	e := &lbagentv1.Evidence{
+		App: app, Process: &lbagentv1.Process{MasterPid: 1, WorkerPid: h.pid}, ReadAt: timestamppb.Now(),
+		Version: proto.CloneOf(s.committed.GetVersion()),
+	}
+	row := func(u *lbagentv1.Upstream, mode lbagentv1.UpstreamMode) {
+		e.Upstreams = append(e.Upstreams, &lbagentv1.UpstreamStatus{
+			Name: u.GetName(), Address: u.GetAddress(), Weight: u.GetWeight(), Mode: mode, Registered: true,
+			Healthy: !h.red[u.GetName()] && !h.lie, Status: "UP", Drained: mode == lbagentv1.UpstreamMode_UPSTREAM_MODE_DRAINING && s.drained[u.GetName()],
+		})
+	}
+	serving := s.committed.GetSection()
+	o, ch := h.openOn(app)
+	active := o != nil && o.phase >= lbagentv1.TxnPhase_TXN_PHASE_ACTIVATING
+	if o != nil {
+		e.Order = o.order
+	}
+	if active {
+		stays := map[string]bool{}
+		for _, u := range ch.GetTarget().GetUpstreams() {
+			stays[u.GetName()] = true
+			row(u, lbagentv1.UpstreamMode_UPSTREAM_MODE_SERVING)
+		}
+		for _, u := range serving.GetUpstreams() {
+			if !stays[u.GetName()] {
+				row(u, lbagentv1.UpstreamMode_UPSTREAM_MODE_DRAINING)
+			}
+		}
+	} else {
+		for _, u := range serving.GetUpstreams() {
+			row(u, lbagentv1.UpstreamMode_UPSTREAM_MODE_SERVING)
+		}
+	}
+	for _, u := range s.draining {
+		row(u, lbagentv1.UpstreamMode_UPSTREAM_MODE_DRAINING)
+	}
+	e.Digest = fmt.Sprint(len(e.Upstreams))
+	return e
+}
+
+// report is a complete message of the Watch stream. h.mu must be held.
+func (h *Host) report() *lbagentv1.WatchResponse {
+	msg := &lbagentv1.WatchResponse{
+		Host: &lbagentv1.HostState{Name: h.Name, Group: h.Group, Proxy: "haproxy", MaxEpoch: h.epoch, ReloadPerChange: h.reload,
+			Process: &lbagentv1.Process{MasterPid: 1, WorkerPid: h.pid}, Problems: h.problems},
+		Complete: true, SentAt: timestamppb.Now(),
+	}
+	for app, s := range h.sections {
+		r := &lbagentv1.SectionReport{App: app, Version: proto.CloneOf(s.committed.GetVersion()), Removed: s.committed.GetRemoved(), Evidence: h.evidence(app)}
+		if o, _ := h.openOn(app); o != nil {
+			r.Open = &lbagentv1.OpenTxn{TxnId: o.id, Order: o.order, Phase: o.phase, Fallback: o.fallback, Apps: o.apps()}
+		}
+		msg.Sections = append(msg.Sections, r)
+	}
+	return msg
+}
+
+func (o *openTxn) apps() []string {
+	var out []string
+	for _, ch := range o.changes {
+		out = append(out, ch.GetApp())
+	}
+	return out
+}
