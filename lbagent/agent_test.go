@@ -523,9 +523,10 @@ func TestContractAndReadiness(t *testing.T) {
 	h := newHost(t)
 	h.proxy.checkErr = errors.New("/etc/haproxy/haproxy.cfg has no stats socket: add one")
 	h.start()
-	if code, body := h.get("/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "add one") {
-		t.Errorf("readyz: %d %s", code, body)
-	}
+	h.eventually("readyz says what to change", func() bool {
+		code, body := h.get("/readyz")
+		return code == http.StatusServiceUnavailable && strings.Contains(body, "add one")
+	})
 	if code, _ := h.get("/healthz"); code != http.StatusOK {
 		t.Errorf("healthz: %d", code)
 	}

@@ -16,14 +16,14 @@ import (
 // history drives one world with a coordinator that keeps to the protocol and with everything that can go wrong.
 type history struct {
 	*world
-	rt     *rapid.T
-	order  uint64
-	epoch  uint64
-	names  int
-	dead   map[string]bool
-	open   map[string]*coordinated
-	lost   map[Token]bool // callers of an agent that was killed
-	asked  map[Token]bool
+	rt    *rapid.T
+	order uint64
+	epoch uint64
+	names int
+	dead  map[string]bool
+	open  map[string]*coordinated
+	lost  map[Token]bool // callers of an agent that was killed
+	asked map[Token]bool
 }
 
 // coordinated is one transaction as its coordinator sees it.
@@ -345,7 +345,7 @@ func (h *history) check() {
 				h.rt.Fatalf("%s is aborted and %s is not what it was: %s", id, c.app, diff)
 			}
 			delete(h.open, id)
-				}
+		}
 	}
 }
 
