@@ -21,7 +21,8 @@ func streamError(message string) error {
 }
 
 // Launch queues tasks for placement: all of them, or none with an error. They
-// are placed as offers come; Pending tells which still wait and why.
+// are placed as offers come; Pending tells which still wait and why. Maps and
+// slices in the specs belong to the Framework from then on.
 func (f *Framework) Launch(ctx context.Context, specs []TaskSpec) error {
 	if err := ctx.Err(); err != nil {
 		return err

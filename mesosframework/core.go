@@ -1,7 +1,7 @@
 package mesosframework
 
 import (
-	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -236,19 +236,26 @@ func (c *core) disconnect() {
 	c.round = reconciliation{}
 	for _, t := range c.tasks {
 		t.inFlight = nil
+		if t.state != t.committed {
+			// What the Listener did not take will be told again, and must then
+			// not pass for old news.
+			t.state = t.committed
+			t.launching = t.state == "" || t.state == Staging
+			c.time(t)
+		}
 	}
 }
 
 // launch queues tasks; all or none.
 func (c *core) launch(specs []TaskSpec, now time.Time) error {
 	if len(c.pending)+len(specs) > c.opts.MaxPending {
-		return ErrTooManyPending
+		return fmt.Errorf("%w: %d, with %d more the limit of %d is passed", ErrTooManyPending, len(c.pending), len(specs), c.opts.MaxPending)
 	}
 	seen := make(map[string]bool, len(specs))
 	for i := range specs {
 		id := specs[i].ID
 		if seen[id] || c.pendingByID[id] != nil || c.tasks[id] != nil {
-			return errors.Join(ErrDuplicateTask, errors.New(id))
+			return fmt.Errorf("%w: %s", ErrDuplicateTask, id)
 		}
 		seen[id] = true
 	}

@@ -426,6 +426,20 @@ func TestStrangersAreReportedNotKilled(t *testing.T) {
 	}
 }
 
+func TestUpdatesLostWithTheSubscriptionCount(t *testing.T) {
+	d := newDesk(t, nil)
+	d.subscribe()
+	d.run(t, "t", "a1")
+	d.want(t, "told, but not taken", d.update(status("t", "a1", mesos.TASK_GONE, 0)), "update t TASK_GONE")
+	d.does(func(c *core, _ time.Time) { c.disconnect() })
+	d.subscribe()
+	d.want(t, "told again", d.update(status("t", "a1", mesos.TASK_GONE, 0)), "update t TASK_GONE")
+	d.commit()
+	if len(d.c.tasks) != 0 {
+		t.Error("the task is not forgotten")
+	}
+}
+
 func TestAnswersAboutUnsentAttempts(t *testing.T) {
 	d := newDesk(t, nil)
 	d.subscribe()

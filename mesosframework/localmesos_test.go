@@ -393,10 +393,19 @@ func TestLocalRestartOfTheCluster(t *testing.T) {
 	}
 	launch(t, f, task("u", "sleep 600", nil))
 	b.in(t, "u", mesosframework.Running)
+	// The agents are at other ports now: the master is asked.
+	stale := b.ref("t")
+	stale.AgentURL = "http://127.0.0.1:1"
+	if _, err := f.ReadSandbox(t.Context(), stale, "stdout", -1, 0); err != nil {
+		t.Error(err)
+	}
 	if err := f.Kill(t.Context(), "t"); err != nil {
 		t.Fatal(err)
 	}
 	b.in(t, "t", mesosframework.Killed)
+	if _, err := f.ReadSandbox(t.Context(), stale, "stdout", -1, 0); err != nil {
+		t.Error(err)
+	}
 	if s := b.states["t"]; slices.Contains(s, mesosframework.Gone) || slices.Contains(s, mesosframework.Lost) {
 		t.Errorf("states %v", s)
 	}

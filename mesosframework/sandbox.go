@@ -2,9 +2,11 @@ package mesosframework
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"path"
@@ -78,21 +80,24 @@ func (f *Framework) sandboxGet(ctx context.Context, task TaskRef, what, file str
 	}
 	base, err := f.agentURL(task)
 	if err != nil {
-		return fail(err)
+		if base, err = f.findAgent(ctx, task); err != nil {
+			return fail(err)
+		}
 	}
 	id := f.frameworkIDProto()
 	// The virtual path of a command task's sandbox: its executor has its id.
 	query.Set("path", path.Join("/frameworks", id.Value, "executors", task.TaskID, "runs/latest", file))
-	u := base.JoinPath("files", what)
-	u.RawQuery = query.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	resp, err := f.agentGet(ctx, base, what, query)
 	if err != nil {
-		return fail(err)
-	}
-	authorize(req, f.opts.AgentCredentials)
-	resp, err := f.sandbox.Do(req)
-	if err != nil {
-		return fail(err)
+		// An agent that restarted may be elsewhere; the master knows.
+		moved, findErr := f.findAgent(ctx, task)
+		if findErr != nil || *moved == *base {
+			return fail(err)
+		}
+		base = moved
+		if resp, err = f.agentGet(ctx, base, what, query); err != nil {
+			return fail(err)
+		}
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp, nil
@@ -102,6 +107,74 @@ func (f *Framework) sandboxGet(ctx context.Context, task TaskRef, what, file str
 		return fail(ErrNotFound)
 	}
 	return fail(fmt.Errorf("agent %s: status %d %q", base, resp.StatusCode, text))
+}
+
+func (f *Framework) agentGet(ctx context.Context, base *url.URL, what string, query url.Values) (*http.Response, error) {
+	u := base.JoinPath("files", what)
+	u.RawQuery = query.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	authorize(req, f.opts.AgentCredentials)
+	return f.sandbox.Do(req)
+}
+
+// maxAgentList bounds the master's list of agents (a few KiB for each of 50,000).
+const maxAgentList = 256 << 20
+
+// findAgent asks the leading master where the agent of a task is, and remembers it.
+func (f *Framework) findAgent(ctx context.Context, task TaskRef) (*url.URL, error) {
+	f.mu.Lock()
+	agentID, s := task.AgentID, f.session
+	if t := f.core.tasks[task.TaskID]; t != nil {
+		agentID = t.ref.AgentID
+	}
+	f.mu.Unlock()
+	if agentID == "" || s == nil {
+		return nil, fmt.Errorf("the address of agent %q is not known, and no master is connected to ask", agentID)
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.opts.CallTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.stream.base.JoinPath("slaves").String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	authorize(req, s.stream.cred)
+	resp, err := f.sandbox.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("find agent %s: %w", agentID, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("find agent %s: the master answers with status %d", agentID, resp.StatusCode)
+	}
+	var list struct {
+		Slaves []struct{ ID, PID string }
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAgentList)).Decode(&list); err != nil {
+		return nil, fmt.Errorf("find agent %s: %w", agentID, err)
+	}
+	for _, a := range list.Slaves {
+		if a.ID != agentID {
+			continue
+		}
+		_, at, ok := strings.Cut(a.PID, "@") // slave(1)@10.0.0.1:5051
+		if _, _, err := net.SplitHostPort(at); !ok || err != nil {
+			return nil, fmt.Errorf("find agent %s: the master gives it the address %q", agentID, a.PID)
+		}
+		u := &url.URL{Scheme: s.stream.base.Scheme, Host: at}
+		f.mu.Lock()
+		if known := f.core.agents[agentID]; known != nil {
+			known.url = u.String()
+		}
+		if t := f.core.tasks[task.TaskID]; t != nil {
+			t.ref.AgentURL = u.String()
+		}
+		f.mu.Unlock()
+		return u, nil
+	}
+	return nil, fmt.Errorf("the master does not know agent %s (any more)", agentID)
 }
 
 // agentURL finds the agent of a task: as it is known now, else as it was at launch.
@@ -119,7 +192,7 @@ func (f *Framework) agentURL(task TaskRef) (*url.URL, error) {
 	}
 	f.mu.Unlock()
 	if raw == "" {
-		return nil, fmt.Errorf("the address of agent %q is not known; it is after the agent's next offer", agentID)
+		return nil, fmt.Errorf("the address of agent %q is not known", agentID)
 	}
 	u, err := url.Parse(raw)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
