@@ -287,8 +287,10 @@ func TestCheckTellsTheOwner(t *testing.T) {
 		says   string
 	}{
 		"not admin": {
-			change: func(p *testProxy) { p.base = bytes.Replace(p.base, []byte("600 level admin"), []byte("600 level operator"), 1) },
-			says:   "level admin",
+			change: func(p *testProxy) {
+				p.base = bytes.Replace(p.base, []byte("600 level admin"), []byte("600 level operator"), 1)
+			},
+			says: "level admin",
 		},
 		"another tree": {
 			change: func(p *testProxy) {

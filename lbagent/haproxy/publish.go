@@ -128,6 +128,18 @@ type treeWriter struct {
 	err   error
 }
 
+// replace replaces a file of the tree.
+func (w *treeWriter) replace(path string, text []byte) error {
+	w.dirty = true
+	if err := replaceFile(path, text); err != nil {
+		return err
+	}
+	if w.t.renamed != nil {
+		return w.t.renamed(path)
+	}
+	return nil
+}
+
 // slotFile writes the file of a slot unless it is as it should be. What is compared is the disk, not the memory of it.
 func (w *treeWriter) slotFile(at slot, p published) {
 	if w.err != nil {
@@ -136,8 +148,7 @@ func (w *treeWriter) slotFile(at slot, p published) {
 	path, text := w.t.o.mapFile(slotFile(at)), renderSlot(w.t.o, at, p)
 	old, err := readOptional(path)
 	if err == nil && !bytes.Equal(old, text) {
-		w.dirty = true
-		err = replaceFile(path, text)
+		err = w.replace(path, text)
 	}
 	if err != nil {
 		w.err = err
@@ -154,8 +165,7 @@ func (w *treeWriter) mapFile(name string, old, entries map[string]string) {
 	if w.err != nil || maps.Equal(old, entries) {
 		return
 	}
-	w.dirty = true
-	w.err = replaceFile(w.t.o.mapFile(name), renderMap(entries))
+	w.err = w.replace(w.t.o.mapFile(name), renderMap(entries))
 }
 
 // barrier makes the renames so far durable before any that follows.

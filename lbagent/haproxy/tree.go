@@ -29,6 +29,9 @@ type tree struct {
 	log  *slog.Logger
 	mark string // of the Frame on disk
 
+	// renamed is called after each rename of a publish; tests look at the tree in between, or crash there.
+	renamed func(path string) error
+
 	mu        sync.Mutex
 	holders   map[slot]string            // every slot of the pool; "" is spare
 	apps      map[string]map[string]slot // App -> class -> slot
