@@ -40,52 +40,57 @@ func BenchmarkOneChange(b *testing.B, h Harness) {
 	}
 }
 
-// BenchmarkPrepare measures Stage and the first Converge of a new upstream beside 10 and beside 1,000 other Apps, and
-// reports the ratio: the cost of Prepare must not grow with the number of Apps.
+// BenchmarkPrepare measures what Prepare asks of a driver (Stage, the first Converge of a new upstream, Read) beside 10
+// and beside 1,000 other Apps, and reports both and the ratio: the cost must not grow with the number of Apps. One
+// iteration, on a fresh proxy each, is a whole comparison: run it with -benchtime 1x.
 func BenchmarkPrepare(b *testing.B, h Harness) {
-	r := &rig{TB: b, Proxy: h.NewProxy(b)}
-	task := NewBackend(b, "filler")
-	filled := 0
-	fill := func(n int) {
-		for ; filled < n; filled++ {
-			up := task.Upstream(driver.Serving)
-			up.Name = fmt.Sprintf("filler-%d", filled)
-			up.Health.Interval = time.Minute // idle Apps: their checks are not what is measured
-			s := section(fmt.Sprintf("filler-%d", filled), up)
-			r.publish(s)
-			r.converge(s)
-		}
-	}
-	s := r.bring("shop", NewBackend(b, "shop-1"))
-	next := NewBackend(b, "shop-2")
-	round := 0
-	// The same small number of Prepares at each size, within one iteration: the sizes are compared with each other.
-	prepare := func() time.Duration {
-		const times = 20
-		var total time.Duration
-		for range times {
-			round++
-			up := next.Upstream(driver.Warm)
-			up.Name = fmt.Sprintf("shop-next-%d", round)
-			warm := join(s, up)
-			start := time.Now()
-			r.stage(warm)
-			r.converge(warm)
-			r.holds(warm)
-			total += time.Since(start)
-			r.converge(s)
-		}
-		return total / times
-	}
 	for b.Loop() {
-		fill(10)
-		prepare() // what is cached is cached at both sizes
-		small := prepare()
-		fill(1000)
-		prepare()
-		large := prepare()
-		b.ReportMetric(float64(small)/1e6, "ms/10-apps")
-		b.ReportMetric(float64(large)/1e6, "ms/1000-apps")
+		r := &rig{TB: b, Proxy: h.NewProxy(b)}
+		task := NewBackend(b, "filler")
+		filled := 0
+		fill := func(n int) {
+			for ; filled < n; filled++ {
+				up := task.Upstream(driver.Serving)
+				up.Name = fmt.Sprintf("filler-%d", filled)
+				up.Health.Interval = time.Minute // idle Apps: their checks are not what is measured
+				s := section(up.Name, up)
+				r.publish(s)
+				r.converge(s)
+			}
+		}
+		s := r.bring("shop", NewBackend(b, "shop-1"))
+		next := NewBackend(b, "shop-2")
+		round := 0
+		prepare := func() (stage, converge, read time.Duration) {
+			const times = 20
+			for range times {
+				round++
+				up := next.Upstream(driver.Warm)
+				up.Name = fmt.Sprintf("shop-next-%d", round)
+				warm := join(s, up)
+				start := time.Now()
+				r.stage(warm)
+				staged := time.Now()
+				r.converge(warm)
+				converged := time.Now()
+				r.holds(warm)
+				stage += staged.Sub(start) / times
+				converge += converged.Sub(staged) / times
+				read += time.Since(converged) / times
+				r.converge(s)
+			}
+			return stage, converge, read
+		}
+		report := func(apps int) time.Duration {
+			fill(apps)
+			prepare() // what is cached is cached at both sizes
+			stage, converge, read := prepare()
+			b.Logf("beside %d Apps: stage %v, converge %v, read %v", apps, stage, converge, read)
+			b.ReportMetric(float64(stage+converge+read)/1e6, fmt.Sprintf("ms/%d-apps", apps))
+			return stage + converge + read
+		}
+		small := report(10)
+		large := report(1000)
 		b.ReportMetric(float64(large)/float64(small), "ratio")
 	}
 }

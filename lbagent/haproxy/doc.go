@@ -18,6 +18,7 @@
 //	DIR/slots/SLOT               the App that holds the slot: an App that is only warm is in no file of current/
 //	DIR/servers.state            empty but during a reload of our own: servers that are down stay down
 //	DIR/agent.sock               HAProxy's listener for the agent alone
+//	DIR/lock                     held by the Driver that is open
 //
 // HAProxy's unit loads the owner's base configuration and then DIR/current/. The owner's file stays the owner's.
 //

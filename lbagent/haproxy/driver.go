@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -37,6 +38,7 @@ type Driver struct {
 	health map[string]map[string]driver.Health // App -> upstream -> check, as converged last by this process
 
 	checks validator
+	lock   *os.File // the tree is ours alone while the Driver is open
 }
 
 const allChanges = 1 << 20
@@ -49,8 +51,23 @@ func Bootstrap(o Options) error {
 	if err != nil {
 		return err
 	}
+	lock, err := lockTree(o)
+	if errors.Is(err, errLocked) {
+		// An agent is at work on the tree. If it has come as far as the Frame, which New writes last, all is there.
+		if _, serr := os.Stat(o.mapFile(frameFile)); serr == nil {
+			return nil
+		}
+	}
+	if err != nil {
+		return err
+	}
 	_, err = openTree(o)
-	return err
+	return errors.Join(err, lock.Close())
+}
+
+// Arguments are those of haproxy's command line for the Options: what the owner's unit, or a supervisor, starts.
+func Arguments(o Options) []string {
+	return []string{"-W", "-S", o.MasterSocket + ",mode,600", "-f", o.BaseConfig, "-f", o.currentDir() + "/"}
 }
 
 // New opens the tree in Options.Dir (Bootstrap) and returns a Driver for the HAProxy that the owner's unit runs. It does
@@ -64,12 +81,16 @@ func New(o Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("haproxy driver: %w", err)
 	}
-	t, err := openTree(o)
+	lock, err := lockTree(o)
 	if err != nil {
 		return nil, err
 	}
+	t, err := openTree(o)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	d := &Driver{
-		o: o, log: o.Logger, tree: t,
+		o: o, log: o.Logger, tree: t, lock: lock,
 		worker: commandLine{o.RuntimeSocket}, master: commandLine{o.MasterSocket},
 		booted: booted, reloading: semaphore.NewWeighted(allChanges),
 		health: map[string]map[string]driver.Health{},
@@ -78,10 +99,10 @@ func New(o Options) (*Driver, error) {
 	return d, nil
 }
 
-// Close ends the driver's background check. HAProxy runs on.
+// Close ends the driver's background check and gives the tree free. HAProxy runs on.
 func (d *Driver) Close() error {
 	d.checks.close()
-	return nil
+	return d.lock.Close()
 }
 
 // Process names the master and the current worker.
@@ -152,7 +173,7 @@ func limits(v version) []string {
 	out := []string{
 		"After a reload by its owner, HAProxy takes every server for up until its first check has run.",
 		"A new health interval, rise or fall of an upstream that is kept takes effect with the next reload.",
-		"A health timeout is rounded up to 1, 5 or 30 seconds.",
+		"A health timeout is rounded up to 1, 5 or 30 seconds, and the connect of a check has to work within one interval.",
 	}
 	if !v.atLeast(3, 4) {
 		out = append(out, "New backends need a reload: a pool of spare ones is kept, and doubled with a reload when it is used up.")

@@ -89,5 +89,8 @@ func readOptional(path string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read what is published: %w", err)
 	}
+	if text == nil {
+		text = []byte{} // an empty file is not a missing one
+	}
 	return text, nil
 }

@@ -136,7 +136,7 @@ func (p *testProxy) Reopen(t testing.TB) {
 
 func (p *testProxy) Start(t testing.TB) {
 	t.Helper()
-	cmd := exec.Command("haproxy", "-W", "-S", p.o.MasterSocket+",mode,600", "-f", p.o.BaseConfig, "-f", p.o.currentDir()+"/")
+	cmd := exec.Command("haproxy", Arguments(p.o)...)
 	cmd.Stdout, cmd.Stderr = p.log, p.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

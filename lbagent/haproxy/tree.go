@@ -150,16 +150,17 @@ func (t *tree) complete() error {
 			return err
 		}
 	}
-	for name, text := range map[string][]byte{
-		frameFile: frame, routesMap: renderMap(t.routes), healthMap: renderMap(t.health), warmMap: nil,
-	} {
-		path := t.o.mapFile(name)
+	for _, file := range []struct {
+		name string
+		text []byte
+	}{{routesMap, renderMap(t.routes)}, {healthMap, renderMap(t.health)}, {warmMap, nil}, {frameFile, frame}} {
+		path := t.o.mapFile(file.name)
 		old, err := readOptional(path)
 		if err != nil {
 			return err
 		}
-		if old == nil || !bytes.Equal(old, text) {
-			if err := replaceFile(path, text); err != nil {
+		if old == nil || !bytes.Equal(old, file.text) {
+			if err := replaceFile(path, file.text); err != nil {
 				return err
 			}
 		}

@@ -197,3 +197,31 @@ func TestGrow(t *testing.T) {
 		t.Errorf("a class with spares grew: %v", err)
 	}
 }
+
+// One process drives a tree. A supervisor that bootstraps beside a running agent finds that all is there.
+func TestTreeIsHeldByOne(t *testing.T) {
+	o := testOptions(t)
+	o.RuntimeSocket, o.MasterSocket = filepath.Join(o.Dir, "r"), filepath.Join(o.Dir, "m")
+	if err := Bootstrap(o); err != nil {
+		t.Fatal(err)
+	}
+	d, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err := New(o); !errors.Is(err, errLocked) {
+		t.Errorf("a second driver on the same tree: %v, %v", second, err)
+	}
+	if err := Bootstrap(o); err != nil {
+		t.Errorf("bootstrap beside a driver: %v", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = New(o); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
