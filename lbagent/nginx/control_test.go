@@ -1,6 +1,7 @@
 package nginx
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -149,6 +150,20 @@ func TestEmergency(t *testing.T) {
 		got := emergency(name, int64(len(before)), 7)
 		if (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// The failures that every owner meets once say what to do.
+func TestExplain(t *testing.T) {
+	for output, want := range map[string]string{
+		`dlopen() "/usr/lib/nginx/modules/ngx_http_lua_module.so" failed (undefined symbol: lua_setexdata)`: "libluajit2-5.1-2",
+		`[emerg] unknown directive "lua_shared_dict" in cutover.conf:4`:                                     "libnginx-mod-http-lua",
+		`module 'resty.core' not found`: "lua-resty-core",
+	} {
+		err := explain(output, errors.New("exit status 1"))
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want it to say %s", output, err, want)
 		}
 	}
 }

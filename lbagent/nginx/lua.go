@@ -108,19 +108,6 @@ func (d *Lua) Close() error {
 	return nil
 }
 
-func targets(s driver.Section) []probe.Target {
-	out := make([]probe.Target, 0, len(s.Upstreams))
-	for _, u := range s.Upstreams {
-		out = append(out, probe.Target{Name: u.Name, Address: u.Address, Health: u.Health})
-	}
-	return out
-}
-
-// bounded gives a call a deadline of its own.
-func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, callTimeout)
-}
-
 // nextWrite is the next fencing number.
 func (d *Lua) nextWrite() uint64 { return d.epoch<<epochShift | d.counter.Add(1) }
 
@@ -296,8 +283,8 @@ func (d *Lua) Converge(ctx context.Context, want driver.Section) error {
 
 // settled reads until every current worker has reported that it applied at least the version that the answering worker
 // routes by, between two looks that saw the same processes. That is what makes it evidence (RUNNING = JOURNAL).
-func (d *Lua) settled(ctx context.Context, apps []string, atLeast uint64) (luaReading, family, error) {
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+func (d *Lua) settled(caller context.Context, apps []string, atLeast uint64) (luaReading, family, error) {
+	ctx, cancel := context.WithTimeout(caller, settleTimeout)
 	defer cancel()
 	tick := time.NewTicker(settlePoll)
 	defer tick.Stop()
@@ -308,6 +295,7 @@ func (d *Lua) settled(ctx context.Context, apps []string, atLeast uint64) (luaRe
 		// The master may have ended since; familyOfMaster then fails and the first answer tells who runs.
 		before, _ = familyOfMaster(before.master.PID, d.o.Binary)
 	}
+	var why error
 	for {
 		var pids []int
 		for _, w := range before.workers() {
@@ -315,13 +303,18 @@ func (d *Lua) settled(ctx context.Context, apps []string, atLeast uint64) (luaRe
 		}
 		r, err := d.control.read(ctx, pids, apps)
 		if err != nil {
-			if ctx.Err() == nil {
+			switch {
+			case caller.Err() != nil:
+			case ctx.Err() != nil:
+				// The caller would wait on; the worker that took the question does not answer.
+				err = fmt.Errorf("%w: a worker took a question and did not answer in %s (%w; before that: %v)", driver.ErrProxyDown, settleTimeout, err, why)
+			default:
 				err = downWithReason(err, d.o.Listen)
 			}
 			return r, family{}, err
 		}
 		after, err := familyOf(r.worker.pid, d.o.Binary)
-		why := err
+		why = err
 		if err == nil {
 			if why = judge(before, after, r, atLeast); why == nil {
 				d.mu.Lock()
@@ -411,35 +404,6 @@ func (d *Lua) Request(ctx context.Context, app, name, host string) error {
 	return request(ctx, d.client, d.prober, app, name, host)
 }
 
-// request is what both drivers do. A status passes if the upstream made it.
-func request(ctx context.Context, c *probe.Client, p *probe.Prober, app, name, host string) error {
-	t, ok := p.Target(app, name)
-	if !ok {
-		return fmt.Errorf("request to %s/%s: no such upstream is registered", app, name)
-	}
-	if t.Health.Kind != driver.HealthHTTP {
-		a, err := c.Connect(ctx, t.Address)
-		switch {
-		case err != nil:
-			return fmt.Errorf("request to %s/%s at %s: %w", app, name, t.Address, err)
-		case !a.Connected:
-			return fmt.Errorf("request to %s/%s: nginx's worker %s cannot connect to %s", app, name, a.Worker, t.Address)
-		}
-		return nil
-	}
-	if host == "" || host == "*" {
-		host = t.Address.String()
-	}
-	a, err := c.Get(ctx, t.Address, t.Health.Path, host)
-	switch {
-	case err != nil:
-		return fmt.Errorf("request to %s/%s at %s: %w", app, name, t.Address, err)
-	case !a.FromUpstream:
-		return fmt.Errorf("request to %s/%s: nginx's worker %s got no answer of %s (status %d is nginx's own)", app, name, a.Worker, t.Address, a.Status)
-	}
-	return nil
-}
-
 // Cut shuts down the connections of all workers, leaving ones included, to a Draining upstream. nginx sees the upstream
 // close, ends the requests, and the count of sessions goes down by itself; nothing here declares them gone.
 func (d *Lua) Cut(ctx context.Context, app, name string) error {
@@ -459,23 +423,6 @@ func (d *Lua) Cut(ctx context.Context, app, name string) error {
 		return fmt.Errorf("cut %s/%s: %w", app, name, err)
 	}
 	return cutDraining(ctx, d.log, f, r.sections[app], name)
-}
-
-func cutDraining(ctx context.Context, log *slog.Logger, f family, s driver.Section, name string) error {
-	i := slices.IndexFunc(s.Upstreams, func(u driver.Upstream) bool { return u.Name == name })
-	if i < 0 {
-		return nil // gone already: no session can be left that we know of
-	}
-	u := s.Upstreams[i]
-	if u.Mode != driver.Draining {
-		return fmt.Errorf("cut %s/%s: it is %s, only a draining upstream is cut", s.App, name, u.Mode)
-	}
-	n, err := cutConns(ctx, f, u.Address)
-	if err != nil {
-		return fmt.Errorf("cut %s/%s: %w", s.App, name, err)
-	}
-	log.Info("sessions cut", "app", s.App, "upstream", name, "connections", n)
-	return nil
 }
 
 // Apps lists the Apps of the published tree and of the running nginx. Without a running nginx it is the published tree.

@@ -102,7 +102,7 @@ func ask(ctx context.Context, socket, method string, target netip.AddrPort, path
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
-		return Answer{}, fmt.Errorf("nginx does not listen on its private socket: %w", err)
+		return Answer{}, fmt.Errorf("%w: private socket: %w", driver.ErrProxyDown, err)
 	}
 	defer conn.Close()
 	deadline, ok := ctx.Deadline()

@@ -2,7 +2,9 @@ package procfs
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -106,14 +108,35 @@ func Executable(pid int) (string, error) {
 
 // Children lists the direct children of a process, sorted.
 func Children(pid int) ([]int, error) {
-	text, err := os.ReadFile(path(pid, "task", strconv.Itoa(pid), "children"))
-	if err == nil {
-		return parsePIDs(string(text))
+	// The kernel lists them by the thread that made them.
+	threads, err := os.ReadDir(path(pid, "task"))
+	if err != nil {
+		return nil, err
 	}
-	if _, statErr := os.Stat(path(pid)); statErr != nil {
-		return nil, statErr
+	var out []int
+	for _, thread := range threads {
+		text, err := os.ReadFile(path(pid, "task", thread.Name(), "children"))
+		if errors.Is(err, fs.ErrNotExist) {
+			if _, err := os.Stat("/proc/self/task/" + strconv.Itoa(os.Getpid()) + "/children"); err != nil {
+				return childrenByParent(pid) // a kernel without CONFIG_PROC_CHILDREN
+			}
+			continue // the thread has ended
+		}
+		if err != nil {
+			return nil, err
+		}
+		pids, err := parsePIDs(string(text))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, pids...)
 	}
-	// A kernel without CONFIG_PROC_CHILDREN: look at every process.
+	slices.Sort(out)
+	return out, nil
+}
+
+// childrenByParent looks at every process.
+func childrenByParent(pid int) ([]int, error) {
 	all, err := Processes()
 	if err != nil {
 		return nil, err

@@ -46,6 +46,10 @@ func TestOwnProcess(t *testing.T) {
 	if err != nil || !slices.Contains(children, cmd.Process.Pid) {
 		t.Errorf("children %v (%v) lack %d", children, err, cmd.Process.Pid)
 	}
+	byParent, err := childrenByParent(os.Getpid())
+	if err != nil || !slices.Contains(byParent, cmd.Process.Pid) {
+		t.Errorf("children by parent %v (%v) lack %d", byParent, err, cmd.Process.Pid)
+	}
 }
 
 func TestListenerOwner(t *testing.T) {
