@@ -276,7 +276,7 @@ func TestInterrupt(t *testing.T) {
 
 func TestFollowedLogEndsWithItsTask(t *testing.T) {
 	r := newRun(begin(t))
-	if code := r.main(t.Context(), "logs", "shop.1.0.x", "-f"); code != 0 {
+	if code := r.main(t.Context(), "logs", "shop.1.0.x", "-f", "--tail", "24"); code != 0 {
 		t.Fatalf("exit %d: %s", code, &r.err)
 	}
 	if r.out.String() != "stdout of shop.1.0.x\n" {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cutover/cutover/orchestrator/cli/screen"
 	"github.com/cutover/cutover/orchestrator/client"
 	"github.com/cutover/cutover/orchestrator/deploy"
 )
@@ -103,7 +104,7 @@ func (l *logReader) tasksOf(ctx context.Context, ref string) ([]string, error) {
 	}
 	var ids []string
 	for _, t := range list {
-		if !terminal(t.State) {
+		if !screen.Ended(t) {
 			ids = append(ids, t.ID)
 		}
 	}
@@ -111,14 +112,6 @@ func (l *logReader) tasksOf(ctx context.Context, ref string) ([]string, error) {
 		return nil, &deploy.Refusal{Kind: deploy.RefusedNotFound, Detail: fmt.Sprintf("%s has no running tasks; cutover tasks %s lists those that ended", ref, ref)}
 	}
 	return ids, nil
-}
-
-func terminal(state string) bool {
-	switch state {
-	case "finished", "failed", "killed", "lost":
-		return true
-	}
-	return false
 }
 
 // read prints what a task wrote since the last time, and reports whether there was anything.
@@ -141,7 +134,13 @@ func (l *logReader) read(ctx context.Context, task string, limit int) (bool, err
 	if l.app.mode != modeText {
 		return true, l.app.object(logPiece{Task: task, File: l.file, Data: chunk.Data, Offset: chunk.Offset, Next: chunk.Next})
 	}
-	_, err = fmt.Fprint(l.app.Out, l.label(task, chunk.Data))
+	data := chunk.Data
+	if !started && chunk.Offset > 0 { // the tail begins somewhere in a line: half of one would mislead
+		if _, rest, ok := strings.Cut(data, "\n"); ok {
+			data = rest
+		}
+	}
+	_, err = fmt.Fprint(l.app.Out, l.label(task, data))
 	return true, err
 }
 
@@ -192,7 +191,7 @@ func (l *logReader) poll(ctx context.Context, tasks []string) ([]string, error) 
 	}
 	alive := map[string]bool{}
 	for _, t := range list {
-		alive[t.ID] = !terminal(t.State)
+		alive[t.ID] = !screen.Ended(t)
 	}
 	var left []string
 	for _, task := range tasks {

@@ -152,7 +152,7 @@ type framePrinter struct {
 func (p *framePrinter) start(v deploy.View) { p.draw(v) }
 
 func (p *framePrinter) event(e deploy.Event, v deploy.View) {
-	if e.View == nil && e.Type != "end" {
+	if e.View == nil && e.Type != "step" { // the steps are in the picture
 		if line := screen.Event(e, v.StartedAt, screen.Style{}); line != "" {
 			p.keep(strings.TrimSpace(line))
 		}

@@ -163,9 +163,9 @@ func newWorld() *world {
 			return nil
 		},
 		OnLogs: func(task, file string, offset int64, limit int) (api.LogChunk, error) {
-			text := file + " of " + task + "\n"
+			text := "first line\n" + file + " of " + task + "\n"
 			if offset < 0 {
-				offset = 0
+				offset = max(0, int64(len(text)-limit))
 			}
 			if offset > int64(len(text)) {
 				offset = int64(len(text))

@@ -22,6 +22,8 @@ const (
 	replaySilence = 2 * time.Second
 	// finalTimeout bounds asking for the last View.
 	finalTimeout = 5 * time.Second
+	// refreshTimeout bounds asking for a View to show while it waits.
+	refreshTimeout = time.Second
 )
 
 // waitFlags are how long, and what for, a command waits.
@@ -102,6 +104,8 @@ type waiter struct {
 	view    deploy.View // the newest known
 	ended   verdict
 	printer printer
+	// stale says that something happened which the newest View does not show: events of tasks carry none.
+	stale bool
 }
 
 // update is something that the stream of events said.
@@ -185,11 +189,10 @@ func (w *waiter) follow(ctx context.Context, timeout time.Duration, replay bool)
 			}
 			return w.over(ctx, inner, err)
 		case <-ticks.C:
+			w.refresh(inner)
 			w.printer.waiting(w.view, w.app.Now())
 		case <-silent.C:
-			cancel()
-			<-followed
-			return code, nil
+			cancel() // Follow ends, and the code is decided
 		}
 	}
 }
@@ -200,11 +203,26 @@ func (w *waiter) take(u update) {
 	if u.event != nil {
 		newer = u.event.View
 	}
-	if newer != nil && len(newer.Steps) >= len(w.view.Steps) {
-		w.view = *newer
+	switch {
+	case newer == nil:
+		w.stale = true
+	case len(newer.Steps) >= len(w.view.Steps):
+		w.view, w.stale = *newer, false
 	}
 	if u.event != nil {
 		w.printer.event(*u.event, w.view)
+	}
+}
+
+// refresh asks for the Deploy if the newest View is not the newest state. Without an answer the old one is shown on.
+func (w *waiter) refresh(ctx context.Context) {
+	if !w.stale {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
+	if v, err := w.client.Deploy(ctx, w.view.DeployID); err == nil && len(v.Steps) >= len(w.view.Steps) {
+		w.view, w.stale = v, false
 	}
 }
 

@@ -147,6 +147,10 @@ hosts:
 // Steps lists the steps with the time that each took.
 func Steps(v deploy.View, now time.Time, s Style) []string {
 	var out []string
+	widest := len("STUCK")
+	if s.Marks {
+		widest = 1
+	}
 	for i, step := range v.Steps {
 		last := i == len(v.Steps)-1
 		if last && deploy.StepName(step.Step) == deploy.StepDone {
@@ -166,7 +170,8 @@ func Steps(v deploy.View, now time.Time, s Style) []string {
 		if s.Marks {
 			mark = map[string]string{"done": "✓", "now": "▸", "STUCK": "✗"}[mark]
 		}
-		out = append(out, fmt.Sprintf("  %s %-14s %8s", name(mark), Clean(step.Step), Duration(end.Sub(step.At))))
+		pad := strings.Repeat(" ", max(0, widest-visible(mark)))
+		out = append(out, fmt.Sprintf("  %s%s %-14s %8s", name(mark), pad, Clean(step.Step), Duration(end.Sub(step.At))))
 	}
 	return out
 }

@@ -92,10 +92,28 @@ func Status(v deploy.View, now time.Time, s Style) []string {
 // App is one App with its tasks: `cutover status APP`.
 func App(a deploy.AppView, s Style) []string {
 	out := Apps([]deploy.AppView{a}, s)
-	if len(a.Tasks) > 0 {
-		out = append(append(out, ""), Tasks(a.Tasks, s)...)
+	var alive []deploy.TaskView
+	for _, t := range a.Tasks {
+		if !Ended(t) {
+			alive = append(alive, t)
+		}
+	}
+	if len(alive) > 0 {
+		out = append(append(out, ""), Tasks(alive, s)...)
+	}
+	if ended := len(a.Tasks) - len(alive); ended > 0 {
+		out = append(out, s.dim(fmt.Sprintf("%s ended before: cutover tasks %s", plural(ended, "task"), Clean(a.Name))))
 	}
 	return out
+}
+
+// Ended reports whether a task is over for good.
+func Ended(t deploy.TaskView) bool {
+	switch t.State {
+	case "finished", "failed", "killed", "lost":
+		return true
+	}
+	return false
 }
 
 // LBHosts is the table of load-balancer Hosts.
@@ -116,16 +134,22 @@ func LBHosts(hosts []wire.Host, now time.Time, s Style) []string {
 		}
 		t.add(Clean(h.Name), Clean(h.Group), orDash(Clean(h.Proxy)), orDash(Clean(h.ProxyVersion)), fmt.Sprint(h.ProxyPID), agent, seen,
 			fmt.Sprint(h.Sections), orDash(Clean(strings.Join(h.OpenTxns, " "))))
-		notes = append(notes, hostNotes(h, s)...)
+		notes = append(notes, hostProblems(h, s)...)
 	}
 	return append(t.lines(s), notes...)
 }
 
-func hostNotes(h wire.Host, s Style) []string {
+func hostProblems(h wire.Host, s Style) []string {
 	var out []string
 	for _, p := range h.Problems {
 		out = append(out, s.bad(Clean(h.Name)+": "+Clean(p)))
 	}
+	return out
+}
+
+// hostNotes are the problems of a Host, and what its proxy cannot do whatever its state.
+func hostNotes(h wire.Host, s Style) []string {
+	out := hostProblems(h, s)
 	for _, l := range h.Limits {
 		out = append(out, s.dim(Clean(h.Name)+": "+Clean(l)))
 	}
@@ -202,7 +226,10 @@ func sideBySide(section wire.SectionShow, s Style) []string {
 }
 
 func mode(u deploy.UpstreamView) string {
-	return fmt.Sprintf("%s %d", orDash(Clean(u.Mode)), u.Weight)
+	if u.Mode == "" { // what is committed has none: the modes are a proxy's
+		return fmt.Sprintf("weight %d", u.Weight)
+	}
+	return fmt.Sprintf("%s %d", Clean(u.Mode), u.Weight)
 }
 
 // Problem is a refusal for people: what, each thing that is wrong, what to run next. Source names the file that Problems are about.

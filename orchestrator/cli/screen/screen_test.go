@@ -114,15 +114,15 @@ func TestLists(t *testing.T) {
 	golden(t, "list-no-hosts", screen.LBHosts(nil, apitest.At(0), s))
 	golden(t, "show-host", screen.LBShow(wire.HostShow{Host: host, Sections: []wire.SectionShow{
 		{App: "shop", Spec: 2, Version: "7+1", Agrees: true, Routes: []string{"*/shop"}, Digest: "9c1e",
-			Committed: []deploy.UpstreamView{up("shop.2.0", "127.0.0.1:31000", "ready", "", false)},
+			Committed: []deploy.UpstreamView{up("shop.2.0", "127.0.0.1:31000", "", "", false)},
 			Running:   []deploy.UpstreamView{up("shop.2.0", "127.0.0.1:31000", "ready", "UP", true)}},
 		{App: "blog", Spec: 1, Version: "3", Difference: "upstream blog.1.0 is absent", Open: "preparing", Routes: []string{"*/blog"},
-			Committed: []deploy.UpstreamView{up("blog.1.0", "127.0.0.1:31002", "ready", "", false), up("blog.1.1", "127.0.0.1:31003", "ready", "", false)},
+			Committed: []deploy.UpstreamView{up("blog.1.0", "127.0.0.1:31002", "", "", false), up("blog.1.1", "127.0.0.1:31003", "", "", false)},
 			Running:   []deploy.UpstreamView{up("blog.1.1", "127.0.0.1:31009", "drain", "DOWN", false), up("foreign", "127.0.0.1:9", "ready", "UP", true)}},
 		{App: "empty"},
 	}}, s))
 	golden(t, "show-host-empty", screen.LBShow(wire.HostShow{Host: away}, s))
-	golden(t, "app", screen.App(deploy.AppView{Name: "shop", Kind: "service", State: "running", Spec: 2, Instances: 2, Healthy: 2, Tasks: apitest.NewStory(id).Healthy().Last.Tasks}, s))
+	golden(t, "app", screen.App(deploy.AppView{Name: "shop", Kind: "service", State: "running", Spec: 2, Instances: 2, Healthy: 2, Tasks: append(apitest.NewStory(id).Healthy().Last.Tasks, deploy.TaskView{ID: "shop.1.0.x", State: "killed"})}, s))
 	golden(t, "problem-invalid", screen.Problem(wire.FromRefusal(&deploy.Refusal{Kind: deploy.RefusedInvalid, Detail: "app.yaml is not a valid spec", Problems: []deploy.Problem{
 		{Line: 3, Column: 9, Field: "health.port", Reason: "out of range"}, {Line: 4, Reason: "unknown key"}, {Field: "limit", Reason: "too large"}, {Reason: "empty"},
 	}}), "app.yaml", s))
