@@ -146,11 +146,12 @@ func (e *Engine) emit(d *deployRecord, ev deploy.Event, view *deploy.View) {
 }
 
 // begin marks what the transaction will name as held, and gives the Proposal to the coordinator after the Commit. While an
-// insertion is under way it waits: the insertion would otherwise come after the transaction, into a Section that is not its own.
+// insertion is under way it waits: the insertion would otherwise come after the transaction, into a Section that is not its
+// own. A rollback does not wait: the coordinator gives the insertion up for it.
 func (e *Engine) begin(d *deployRecord) {
 	d.deferred = false
 	for _, am := range e.s.amends {
-		if am.App == d.App && len(am.Insert) > 0 {
+		if am.App == d.App && len(am.Insert) > 0 && d.Kind != deploy.KindRollback {
 			d.deferred = true
 			return
 		}
@@ -222,6 +223,14 @@ func (e *Engine) abortTxn(d *deployRecord, eff deploy.AbortTxn) {
 // adopt makes the target the committed set, and retires what it replaced.
 func (e *Engine) adopt(d *deployRecord) {
 	a := e.s.apps[d.App]
+	// An insertion that a rollback overtook is given up by the coordinator, and must not be sent again after a restart.
+	for _, id := range sortedKeys(e.s.amends) {
+		if rec := e.s.amends[id]; rec.App == d.App && len(rec.Insert) > 0 {
+			e.moved(rec)
+			delete(e.s.amends, id)
+			e.batch.amends[id] = true
+		}
+	}
 	target := map[string]bool{}
 	for _, id := range d.Tasks() {
 		target[id] = true
@@ -486,7 +495,7 @@ func (e *Engine) pruneSpecs(a *appRecord) {
 func (e *Engine) pruneTasks(app string) {
 	var old []*taskRecord
 	for _, t := range e.s.tasksOf[app] {
-		if t.ended() && len(t.Holds) == 0 && (t.Role == roleRetiring || t.Role == roleReplacement || t.Removed) {
+		if t.ended() && len(t.Holds) == 0 && !t.PortHeld && (t.Role == roleRetiring || t.Role == roleReplacement || t.Removed) {
 			old = append(old, t)
 		}
 	}

@@ -21,7 +21,7 @@ func TestBlueGreen(t *testing.T) {
 			t.Fatalf("%+v", v1)
 		}
 		old := w.mesos.alive("shop")
-		w.coord.holdDrain = true
+		w.coord.set(func(c *fakeCoordinator) { c.holdDrain = true })
 		v2 := w.want(w.submit(yamlSpec("shop", 3, "version: v2")), deploy.Succeeded, deploy.StepDraining)
 		if all := w.mesos.alive("shop"); len(all) != 6 {
 			t.Fatalf("NO-ORPHAN-KILL: not drained, and these are left: %v", all)
@@ -160,9 +160,9 @@ func TestFailures(t *testing.T) {
 			arm: func(w *world) { w.mesos.refuse = errors.New("no framework") }},
 		"a host refuses": {spec: "version: v2", code: "host-refused", reason: "lb2: DOWN",
 			arm: func(w *world) {
-				w.coord.end = func(s *txn.Status) {
+				w.coord.setEnd(func(s *txn.Status) {
 					s.Phase, s.Cause, s.Reason = txn.RolledBack, txn.CauseHostRefused, "lb2: DOWN"
-				}
+				})
 			}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -199,7 +199,7 @@ func TestFailures(t *testing.T) {
 func TestStuckResolvesItself(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.submit(yamlSpec("shop", 1))
-		w.coord.end = func(s *txn.Status) { s.Phase, s.Cause, s.Reason = txn.Restoring, txn.CauseHostMissing, "lb2 is away" }
+		w.coord.setEnd(func(s *txn.Status) { s.Phase, s.Cause, s.Reason = txn.Restoring, txn.CauseHostMissing, "lb2 is away" })
 		v := w.want(w.submit(yamlSpec("shop", 1, "version: v2")), deploy.Running, deploy.StepRestoring)
 		w.coord.finish(v.Txn, func(s *txn.Status) {
 			s.Phase, s.Next = txn.StuckRestoring, "systemctl start cutover-lbagent"
@@ -217,7 +217,7 @@ func TestStuckResolvesItself(t *testing.T) {
 			t.Error(r.OpenDeploy)
 		}
 		// A rollback with a target is recorded, and waits.
-		w.coord.end = nil
+		w.coord.set(func(c *fakeCoordinator) { c.end = nil })
 		w.restart() // and survives
 		v = w.deploy(v.DeployID)
 		if v.State == deploy.Stuck {
@@ -235,7 +235,7 @@ func TestRollbackBehindAStuckDeploy(t *testing.T) {
 		ctx := context.Background()
 		w.submit(yamlSpec("shop", 1))
 		w.submit(yamlSpec("shop", 1, "version: v2"))
-		w.coord.stopAt = txn.Activating
+		w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Activating })
 		v3 := w.want(w.submit(yamlSpec("shop", 1, "version: v3")), deploy.Running, deploy.StepActivating)
 		// The abort waits for a Host.
 		w.coord.mu.Lock()
@@ -253,7 +253,7 @@ func TestRollbackBehindAStuckDeploy(t *testing.T) {
 		if !strings.Contains(back.Reason, v3.DeployID) {
 			t.Fatal(back.Reason)
 		}
-		w.coord.stopAt = 0
+		w.coord.set(func(c *fakeCoordinator) { c.stopAt = 0 })
 		_ = x
 		w.coord.finish(v3.Txn, func(s *txn.Status) { s.Phase = txn.RolledBack })
 		w.want(v3, deploy.Superseded, deploy.StepDone)
@@ -275,7 +275,7 @@ func TestAbort(t *testing.T) {
 		_, err = w.e.Abort(ctx, "nobody", ana)
 		wantRefusal(t, err, deploy.RefusedNotFound, "nobody")
 		for _, at := range []txn.Phase{txn.Waiting, txn.Preparing, txn.Activating, txn.Deciding} {
-			w.coord.stopAt = at
+			w.coord.set(func(c *fakeCoordinator) { c.stopAt = at })
 			v = w.submit(yamlSpec("shop", 1, "version: v2"))
 			if v, err = w.e.Abort(ctx, v.DeployID, ana); err != nil {
 				t.Fatal(err)
@@ -321,7 +321,7 @@ func TestRefusals(t *testing.T) {
 			t.Fatalf("a refused Spec left something behind: %+v", apps)
 		}
 		// An open Deploy owns its routes too.
-		w.coord.stopAt = txn.Preparing
+		w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Preparing })
 		w.submit(yamlSpec("c", 1))
 		_, err := w.e.Submit(ctx, []byte(yamlSpec("d", 1, "routes: [{group: public, path: /c}]")), ana)
 		wantRefusal(t, err, deploy.RefusedInvalid, "belongs to App c")
@@ -432,7 +432,7 @@ func TestFailingTaskIsReplacedFirst(t *testing.T) {
 		old := w.mesos.alive("shop")[0]
 		w.e.HandleProbe(ProbeEvent{Task: old, Verdict: ProbeUnhealthy, Why: "503"})
 		synctest.Wait()
-		w.coord.holdAmend = true
+		w.coord.set(func(c *fakeCoordinator) { c.holdAmend = true })
 		w.pass(6 * time.Second)
 		if all := w.mesos.alive("shop"); len(all) != 2 {
 			t.Fatalf("NEVER-ZERO: %v", all)
@@ -455,7 +455,7 @@ func TestOldTaskDiesDuringDeploy(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		w.submit(yamlSpec("shop", 2))
 		old := w.mesos.alive("shop")
-		w.coord.stopAt = txn.Activating
+		w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Activating })
 		v := w.want(w.submit(yamlSpec("shop", 2, "version: v2")), deploy.Running, deploy.StepActivating)
 		w.mesos.set(old[0], Failed, "oom")
 		synctest.Wait()
@@ -473,11 +473,11 @@ func TestOldTaskDiesDuringDeploy(t *testing.T) {
 // TestNewTaskDiesBeforeCommit: the transaction is aborted, the task replaced, and a new transaction begun.
 func TestNewTaskDiesBeforeCommit(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		w.coord.stopAt = txn.Activating
+		w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Activating })
 		v := w.want(w.submit(yamlSpec("shop", 2)), deploy.Running, deploy.StepActivating)
 		w.mesos.set(w.mesos.alive("shop")[0], Failed, "oom")
 		synctest.Wait()
-		w.coord.stopAt = 0
+		w.coord.set(func(c *fakeCoordinator) { c.stopAt = 0 })
 		w.pass(time.Second)
 		v = w.want(v, deploy.Succeeded, deploy.StepDone)
 		if len(w.coord.begun) != 2 || !slices.Equal(w.mesos.alive("shop"), w.serving("shop")) {
@@ -491,7 +491,7 @@ func TestPortsStayBlocked(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		v1 := w.submit(yamlSpec("shop", 1))
 		port := w.mesos.tasks[w.mesos.alive("shop")[0]].place.Ports[0]
-		w.coord.holdDrain = true
+		w.coord.set(func(c *fakeCoordinator) { c.holdDrain = true })
 		w.submit(yamlSpec("shop", 1, "version: v2"))
 		w.mesos.set(v1.Tasks[0].ID, Failed, "died while draining")
 		synctest.Wait()
@@ -530,14 +530,14 @@ func TestRestartAnywhere(t *testing.T) {
 			}
 		}},
 		"checking":               {spec: "command: sick", step: deploy.StepChecking, end: deploy.RolledBack},
-		"waiting":                {step: deploy.StepPreparing, arm: func(w *world) { w.coord.stopAt = txn.Waiting }},
-		"preparing":              {step: deploy.StepPreparing, arm: func(w *world) { w.coord.stopAt = txn.Preparing }},
-		"activating":             {step: deploy.StepActivating, arm: func(w *world) { w.coord.stopAt = txn.Activating }},
-		"committing":             {step: deploy.StepCommitting, arm: func(w *world) { w.coord.stopAt = txn.Deciding }},
+		"waiting":                {step: deploy.StepPreparing, arm: func(w *world) { w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Waiting }) }},
+		"preparing":              {step: deploy.StepPreparing, arm: func(w *world) { w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Preparing }) }},
+		"activating":             {step: deploy.StepActivating, arm: func(w *world) { w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Activating }) }},
+		"committing":             {step: deploy.StepCommitting, arm: func(w *world) { w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Deciding }) }},
 		"not told of the commit": {step: deploy.StepCommitting, arm: func(w *world) { w.coord.stopAt = txn.Deciding }, after: func(w *world) {}},
-		"draining":               {step: deploy.StepDraining, arm: func(w *world) { w.coord.holdDrain = true }},
+		"draining":               {step: deploy.StepDraining, arm: func(w *world) { w.coord.set(func(c *fakeCoordinator) { c.holdDrain = true }) }},
 		"restoring": {step: deploy.StepRestoring, end: deploy.RolledBack, arm: func(w *world) {
-			w.coord.end = func(s *txn.Status) { s.Phase, s.Cause, s.Reason = txn.Restoring, txn.CauseHostRefused, "lb2 refused" }
+			w.coord.setEnd(func(s *txn.Status) { s.Phase, s.Cause, s.Reason = txn.Restoring, txn.CauseHostRefused, "lb2 refused" })
 		}, after: func(w *world) {
 			for id := range w.coord.txns {
 				w.coord.finish(id, func(s *txn.Status) {
@@ -603,7 +603,7 @@ func TestRestartAnywhere(t *testing.T) {
 
 func TestEvents(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		w.coord.stopAt = txn.Preparing
+		w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Preparing })
 		v := w.submit(yamlSpec("shop", 1))
 		ctx, cancel := context.WithCancel(context.Background())
 		live, err := w.e.Events(ctx, v.DeployID, 0)

@@ -163,6 +163,9 @@ type Coordinator interface {
 	// Outcome is false for a transaction that was never begun.
 	Outcome(ctx context.Context, id string) (txn.Status, bool, error)
 	Amend(ctx context.Context, a txn.Amendment) error
+	// Released returns those of the upstream names that no Host routes, holds sessions for or has registered, and that
+	// nothing under way may bring back.
+	Released(ctx context.Context, names []string) ([]string, error)
 	Hosts() []txn.HostInfo
 	// Groups are the declared Groups, with or without Hosts.
 	Groups() []string

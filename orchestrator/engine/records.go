@@ -17,7 +17,7 @@ const (
 	prefixDeploy = "deploy/"
 	prefixEvent  = "event/"
 	prefixTask   = "task/"
-	prefixAmend  = "amend/"
+	prefixAmend  = "upkeep/"
 	prefixIdem   = "idem/"
 	keyFramework = "framework/id"
 )
@@ -86,6 +86,9 @@ type taskRecord struct {
 
 	// Holds are the Groups whose Hosts may know the upstream (NO-ORPHAN-KILL).
 	Holds map[string]bool `json:"holds,omitempty"`
+	// PortHeld: a Host may still know the address, although nothing can route there. The task may be killed, but its
+	// ports may not be given out (DESIGN section 4, Ports).
+	PortHeld bool `json:"port_held,omitempty"`
 	// RetiredBy is the Deploy that replaced it.
 	RetiredBy   string `json:"retired_by,omitempty"`
 	KillOrdered bool   `json:"kill_ordered,omitempty"`
@@ -122,7 +125,7 @@ type deployRecord struct {
 	asked    time.Time // when the framework was last asked why tasks are not placed
 }
 
-// amendRecord is an Amendment under way. Stored at amend/<id>.
+// amendRecord is an Amendment under way, for one or more Groups. Stored at upkeep/<id>.
 type amendRecord struct {
 	ID      string          `json:"id"`
 	App     string          `json:"app"`

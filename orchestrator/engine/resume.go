@@ -42,6 +42,7 @@ func (e *Engine) resume(ctx context.Context) error {
 		}
 		e.maybeKill(t)
 	}
+	e.askReleased(e.held())
 	for _, id := range slices.Sorted(maps.Keys(e.s.amends)) {
 		e.sendAmend(e.s.amends[id])
 	}
@@ -72,6 +73,12 @@ func (e *Engine) resume(ctx context.Context) error {
 func (e *Engine) outcomes(ctx context.Context) error {
 	for _, id := range e.activeDeploys() {
 		d := e.s.deploys[id]
+		if d.State == deploy.Succeeded && d.Txn != "" {
+			// Asking makes the coordinator tell again how far the draining is.
+			if _, _, err := e.ports.Coordinator.Outcome(ctx, d.Txn); err != nil {
+				return err
+			}
+		}
 		if !d.InTxn() {
 			continue
 		}

@@ -386,12 +386,70 @@ func (e *Engine) release(group string, names []string) {
 	}
 }
 
+// unhold ends holds by the word of every Host of the Groups: the last one frees the ports too.
 func (e *Engine) unhold(t *taskRecord, groups ...string) {
 	for _, g := range groups {
 		delete(t.Holds, g)
 	}
+	t.PortHeld = len(t.Holds) > 0
 	e.dirty(t)
 	e.maybeKill(t)
+}
+
+// askReleased asks the coordinator about the given tasks, in case its word on them was lost, or comes later than the kill
+// of a task needs it.
+func (e *Engine) askReleased(tasks []*taskRecord) {
+	var names []string
+	for _, t := range tasks {
+		names = append(names, t.Upstream)
+	}
+	if len(names) == 0 {
+		return
+	}
+	e.batch.do(func() {
+		e.coord.push(func() {
+			ctx, cancel := context.WithTimeout(e.ctx, e.opts.CallTimeout)
+			defer cancel()
+			released, err := e.ports.Coordinator.Released(ctx, names)
+			if err != nil {
+				if e.ctx.Err() == nil {
+					e.log.Warn("the coordinator does not say what is released", "error", err)
+				}
+				return
+			}
+			e.post(func() {
+				for _, name := range released {
+					if t := e.s.tasks[e.s.upstreams[name]]; t != nil {
+						e.allReleased(t)
+					}
+				}
+			})
+		})
+	})
+}
+
+// allReleased ends all holds of a task that is not wanted in any Group.
+func (e *Engine) allReleased(t *taskRecord) {
+	for g := range t.Holds {
+		if e.wanted(t, g) {
+			return
+		}
+	}
+	if t.PortHeld || len(t.Holds) > 0 {
+		e.unhold(t, sortedKeys(t.Holds)...)
+	}
+}
+
+// held are tasks that only wait for a Host's word.
+func (e *Engine) held() []*taskRecord {
+	var out []*taskRecord
+	for _, id := range sortedKeys(e.s.tasks) {
+		t := e.s.tasks[id]
+		if (t.PortHeld || len(t.Holds) > 0) && (t.Role == roleRetiring || t.Removed || t.ended()) {
+			out = append(out, t)
+		}
+	}
+	return out
 }
 
 // wanted reports whether the task's upstream belongs on the Group's Hosts now, or may soon.
@@ -425,7 +483,7 @@ func (e *Engine) hold(t *taskRecord, groups []string) {
 		t.Holds = map[string]bool{}
 	}
 	for _, g := range groups {
-		t.Holds[g] = true
+		t.Holds[g], t.PortHeld = true, true
 	}
 	e.dirty(t)
 }

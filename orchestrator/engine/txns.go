@@ -58,13 +58,18 @@ func (e *Engine) txnChanged(s txn.Status) {
 	e.feed(d, txnInput(d.Deploy, s))
 }
 
-// undone ends the holds of a Deploy's new tasks: every Host that was sent Activate has proved that it is back.
+// undone ends the holds of a Deploy's new tasks: every Host that was sent Activate has proved that it is back. A Host that
+// was only prepared may still have them registered, out of traffic: their ports stay held until it says otherwise.
 func (e *Engine) undone(d *deployRecord) {
+	var tasks []*taskRecord
 	for _, m := range d.Members {
 		if t := e.s.tasks[m.Task]; t != nil && t.Role == roleCandidate {
 			e.unhold(t, d.Policy.Groups...)
+			t.PortHeld = len(d.Policy.Groups) > 0
+			tasks = append(tasks, t)
 		}
 	}
+	e.askReleased(tasks)
 }
 
 var phases = map[txn.Phase]deploy.TxnPhase{

@@ -80,6 +80,7 @@ func (e *Engine) safety() {
 			e.sendKill(t)
 		}
 	}
+	e.askReleased(e.held())
 	for _, rec := range e.s.amends {
 		if len(rec.Remove) > 0 && e.batch.now.Sub(rec.At) > repeatAfter {
 			e.sendAmend(rec)
@@ -245,11 +246,6 @@ func (e *Engine) amended(a txn.Amended) {
 				rec.Done = map[string]bool{}
 			}
 			rec.Done[group] = true
-			for _, task := range rec.Remove {
-				if t := e.s.tasks[task]; t != nil {
-					e.unhold(t, group)
-				}
-			}
 		} else {
 			rec.Failed = a.Reason
 			if rec.Failed == "" {
@@ -275,12 +271,7 @@ func (e *Engine) amendOver(rec *amendRecord) {
 	delete(e.s.amends, rec.ID)
 	e.batch.amends[rec.ID] = true
 	e.batch.look[rec.App] = true
-	for _, id := range append(slices.Clone(rec.Insert), rec.Retire...) {
-		if t := e.s.tasks[id]; t != nil && t.Moving == rec.ID {
-			t.Moving = ""
-			e.dirty(t)
-		}
-	}
+	e.moved(rec)
 	if len(rec.Insert) > 0 {
 		if rec.Failed == "" {
 			e.inserted(rec)
@@ -309,27 +300,60 @@ func (e *Engine) inserted(rec *amendRecord) {
 	}
 }
 
-// notInserted gives the replacement up. Groups where it was inserted let go of it again; those where it was not say so in
-// Released, and until then its hold keeps it alive.
+// notInserted gives the replacement up. Where it was inserted in some Groups and not in others, it stays: it serves there,
+// and the others are tried again, unless a Deploy is about to replace it everywhere. Hosts that it was not inserted on say
+// so in Released; until then its hold keeps it alive.
 func (e *Engine) notInserted(rec *amendRecord) {
 	e.log.Warn("a replacement was not inserted", "app", rec.App, "tasks", rec.Insert, "reason", rec.Failed)
+	a := e.s.apps[rec.App]
+	if len(rec.Done) > 0 {
+		if a.Open != "" || a.Waiting != "" {
+			e.inserted(rec)
+			return
+		}
+		again := &amendRecord{
+			ID: e.newID(), App: rec.App, Pending: map[string]bool{}, Done: rec.Done, Insert: rec.Insert, Retire: rec.Retire,
+			Reason: rec.Reason, At: e.batch.now,
+		}
+		for _, id := range append(slices.Clone(rec.Insert), rec.Retire...) {
+			t := e.s.tasks[id]
+			if t == nil {
+				continue
+			}
+			t.Moving = again.ID
+			e.dirty(t)
+			for g := range t.Holds {
+				if !rec.Done[g] {
+					again.Pending[g] = true
+				}
+			}
+		}
+		if t := e.s.tasks[rec.Insert[0]]; t != nil && !t.ended() && len(again.Pending) > 0 {
+			e.amend(again)
+			return
+		}
+		e.moved(again)
+		e.inserted(rec)
+		return
+	}
+	if a.Backoff == nil {
+		a.Backoff = map[int]scheduler.Backoff{}
+	}
 	for _, id := range rec.Insert {
-		t := e.s.tasks[id]
-		if t == nil {
-			continue
+		if t := e.s.tasks[id]; t != nil {
+			e.retire(t, "")
+			a.Backoff[t.Instance] = a.Backoff[t.Instance].After(0, e.batch.now, e.opts.Scheduler)
+			e.batch.apps[rec.App] = true
 		}
-		e.retire(t, "")
-		if len(rec.Done) > 0 && !t.ended() {
-			e.amend(&amendRecord{
-				ID: e.newID(), App: rec.App, Pending: maps.Clone(rec.Done), Retire: []string{id}, At: e.batch.now,
-				Reason: "it could not be inserted in every group: " + rec.Failed,
-			})
+	}
+}
+
+// moved ends what the Amendment says about its tasks.
+func (e *Engine) moved(rec *amendRecord) {
+	for _, id := range append(slices.Clone(rec.Insert), rec.Retire...) {
+		if t := e.s.tasks[id]; t != nil && t.Moving == rec.ID {
+			t.Moving = ""
+			e.dirty(t)
 		}
-		a := e.s.apps[rec.App]
-		if a.Backoff == nil {
-			a.Backoff = map[int]scheduler.Backoff{}
-		}
-		a.Backoff[t.Instance] = a.Backoff[t.Instance].After(0, e.batch.now, e.opts.Scheduler)
-		e.batch.apps[rec.App] = true
 	}
 }

@@ -40,7 +40,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, st: memstore.New()}
 	w.mesos = &fakeMesos{w: w, tasks: map[string]*fakeTask{}, nextPort: 31000}
 	w.probe = &fakeProber{w: w, targets: map[string]ProbeTarget{}}
-	w.coord = &fakeCoordinator{w: w, sections: map[string]*lbagentv1.Section{}, txns: map[string]*fakeTxn{}, groups: []string{"public"}}
+	w.coord = &fakeCoordinator{w: w, sections: map[string]*lbagentv1.Section{}, txns: map[string]*fakeTxn{}, dead: map[string]bool{}, groups: []string{"public"}}
 	return w
 }
 
@@ -232,7 +232,10 @@ func (m *fakeMesos) place(id string) {
 
 func (m *fakeMesos) run(id string) {
 	m.set(id, Running, "")
-	if m.tasks[id].spec.Command == "exit" {
+	m.mu.Lock()
+	exits := m.tasks[id].spec.Command == "exit"
+	m.mu.Unlock()
+	if exits {
 		m.set(id, Failed, "exited with status 1")
 	}
 }
@@ -241,6 +244,9 @@ func (m *fakeMesos) run(id string) {
 func (m *fakeMesos) set(id string, st TaskState, why string) {
 	m.mu.Lock()
 	t := m.tasks[id]
+	if t.state.Terminal() { // it stays dead
+		st = t.state
+	}
 	t.state = st
 	e, place := m.w.e, t.place
 	m.mu.Unlock()
@@ -381,6 +387,7 @@ type fakeCoordinator struct {
 	groups   []string
 	sections map[string]*lbagentv1.Section // group/app
 	txns     map[string]*fakeTxn
+	dead     map[string]bool // removed by Amendments: subtracted from every target
 	order    uint64
 	begun    []txn.Proposal
 	amends   []txn.Amendment
@@ -470,6 +477,7 @@ func (c *fakeCoordinator) commit(x *fakeTxn) {
 		if ch.Target == nil {
 			delete(c.sections, key)
 		} else {
+			ch.Target.Upstreams = slices.DeleteFunc(ch.Target.Upstreams, func(u *lbagentv1.Upstream) bool { return c.dead[u.GetName()] })
 			c.sections[key] = ch.Target
 		}
 		c.drains = append(c.drains, txn.Drained{Txn: x.p.ID, App: ch.App, Group: ch.Group, Done: true, Released: old})
@@ -483,6 +491,16 @@ func (c *fakeCoordinator) takeDrains() []txn.Drained {
 	out := c.drains
 	c.drains = nil
 	return out
+}
+
+func (c *fakeCoordinator) set(change func(c *fakeCoordinator)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(c)
+}
+
+func (c *fakeCoordinator) setEnd(end func(*txn.Status)) {
+	c.set(func(c *fakeCoordinator) { c.end = end })
 }
 
 // let undoes stopAt and the other holds.
@@ -565,7 +583,14 @@ func (c *fakeCoordinator) Amend(_ context.Context, a txn.Amendment) error {
 	out := txn.Amended{ID: a.ID, Group: a.Group, App: a.App, Done: true, Released: append(slices.Clone(a.Remove), a.Retire...)}
 	if s := c.sections[a.Group+"/"+a.App]; s != nil {
 		s.Upstreams = slices.DeleteFunc(s.Upstreams, func(u *lbagentv1.Upstream) bool { return slices.Contains(out.Released, u.GetName()) })
-		s.Upstreams = append(s.Upstreams, a.Insert...)
+		for _, u := range a.Insert { // the same one may come again after a restart
+			if !slices.ContainsFunc(s.Upstreams, func(have *lbagentv1.Upstream) bool { return have.GetName() == u.GetName() }) {
+				s.Upstreams = append(s.Upstreams, u)
+			}
+		}
+	}
+	for _, name := range a.Remove {
+		c.dead[name] = true
 	}
 	if c.holdAmend && len(a.Insert) > 0 {
 		c.answers = append(c.answers, out)
@@ -574,6 +599,35 @@ func (c *fakeCoordinator) Amend(_ context.Context, a txn.Amendment) error {
 	e := c.w.e
 	go e.Amended(out)
 	return nil
+}
+
+func (c *fakeCoordinator) Released(_ context.Context, names []string) ([]string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		for _, s := range c.sections {
+			for _, u := range s.GetUpstreams() {
+				if u.GetName() == name {
+					return true
+				}
+			}
+		}
+		for _, d := range c.drains {
+			if slices.Contains(d.Released, name) {
+				return true
+			}
+		}
+		for _, x := range c.txns {
+			for _, ch := range x.p.Changes {
+				for _, u := range ch.Target.GetUpstreams() {
+					if x.st.Phase != txn.Committed && x.st.Phase != txn.RolledBack && u.GetName() == name {
+						return true
+					}
+				}
+			}
+		}
+		return false
+	}), nil
 }
 
 func (c *fakeCoordinator) Hosts() []txn.HostInfo {
