@@ -1,10 +1,22 @@
 package localmesos
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	mesos "github.com/mesos/mesos-go/api/v1/lib"
+	"github.com/mesos/mesos-go/api/v1/lib/scheduler"
 	"go.uber.org/goleak"
 )
 
@@ -50,4 +62,224 @@ func TestStartStop(t *testing.T) {
 			t.Fatalf("agent %s got the new id %s", a.Hostname, a.ID)
 		}
 	}
+}
+
+// TestRestartAdoptsTasks is the restart of the whole cluster on its directory:
+// tasks live on, what ended meanwhile is told with its real status, what was
+// not acknowledged comes again, and a task can still be killed.
+func TestRestartAdoptsTasks(t *testing.T) {
+	o := Options{Dir: t.TempDir(), Agents: DefaultAgents(2)}
+	c := startCluster(t, o)
+	f := subscribe(t, c.URL(), "")
+	offer := f.offers()[0]
+	f.launch(offer, "long", "sleep 1000", "short", "while ! test -e go; do sleep 0.01; done; exit 7", "trap", "trap 'exit 5' TERM; while :; do sleep 0.01; done")
+	pids := map[string]uint32{}
+	for _, task := range []string{"long", "short", "trap"} {
+		s := f.stateUnordered(task, mesos.TASK_RUNNING)
+		pids[task] = *s.ContainerStatus.ExecutorPID
+	}
+	f.noAcks = true
+	f.kill("trap") // its KILLING and KILLED stay without acknowledgement
+	killing := f.state("trap", mesos.TASK_KILLING)
+	f.close()
+	c.Stop()
+	finish(t, o.Dir, "short")
+
+	c = startCluster(t, o)
+	again := subscribe(t, c.URL(), f.id)
+	if again.id != f.id {
+		t.Fatalf("framework id %s, want %s", again.id, f.id)
+	}
+	repeated := again.stateUnordered("trap", mesos.TASK_KILLING)
+	if !bytes.Equal(repeated.UUID, killing.UUID) {
+		t.Fatal("the update that was not acknowledged came with another uuid")
+	}
+	if s := again.stateUnordered("trap", mesos.TASK_KILLED); *s.Message != "Command exited with status 5" {
+		t.Fatalf("trap: %s", *s.Message)
+	}
+	if s := again.stateUnordered("short", mesos.TASK_FAILED); *s.Message != "Command exited with status 7" || *s.Source != mesos.SOURCE_EXECUTOR {
+		t.Fatalf("short: %s by %s", *s.Message, *s.Source)
+	}
+	again.call(&scheduler.Call{Type: scheduler.Call_RECONCILE, Reconcile: &scheduler.Call_Reconcile{}})
+	if s := again.state("long", mesos.TASK_RUNNING); *s.Reason != mesos.REASON_RECONCILIATION || *s.ContainerStatus.ExecutorPID != pids["long"] {
+		t.Fatalf("long: %v", s)
+	}
+	again.kill("long")
+	again.state("long", mesos.TASK_KILLED)
+}
+
+// finish lets the task that waits for its file "go" end, and waits until its
+// warden has written so.
+func finish(t *testing.T, dir, task string) {
+	t.Helper()
+	boxes, err := filepath.Glob(filepath.Join(dir, "agent-*/work/slaves/*/frameworks/*/executors", task, "runs/latest"))
+	if err != nil || len(boxes) != 1 {
+		t.Fatalf("sandboxes of %s: %v %v", task, boxes, err)
+	}
+	container, err := os.Readlink(boxes[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(boxes[0], "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(waitFor); ; {
+		exits, _ := filepath.Glob(filepath.Join(dir, "agent-*/meta/tasks", container, "exit"))
+		if len(exits) == 1 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the task did not end")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// TestWardenKilled: the end of a task whose warden is gone is not invented.
+func TestWardenKilled(t *testing.T) {
+	c := startCluster(t, Options{})
+	f := subscribe(t, c.URL(), "")
+	f.launch(f.offers()[0], "t", "sleep 1000")
+	s := f.state("t", mesos.TASK_RUNNING)
+	if err := syscall.Kill(int(*s.ContainerStatus.ExecutorPID), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if s := f.state("t", mesos.TASK_FAILED); *s.Reason != mesos.REASON_EXECUTOR_TERMINATED || *s.Source != mesos.SOURCE_AGENT {
+		t.Fatalf("%v", s)
+	}
+}
+
+// TestKillAndRestoreAgent is the fault of a partition, without its wait.
+func TestKillAndRestoreAgent(t *testing.T) {
+	c := startCluster(t, Options{})
+	f := subscribe(t, c.URL(), "")
+	f.launch(f.offers()[0], "t", "sleep 1000")
+	f.state("t", mesos.TASK_RUNNING)
+	if err := c.KillAgent(1); err != nil {
+		t.Fatal(err)
+	}
+	if s := f.state("t", mesos.TASK_UNREACHABLE); s.UnreachableTime == nil {
+		t.Fatal("no unreachable_time")
+	}
+	if err := c.RestoreAgent(1); err != nil {
+		t.Fatal(err)
+	}
+	if s := f.state("t", mesos.TASK_RUNNING); *s.Reason != mesos.REASON_AGENT_REREGISTERED {
+		t.Fatalf("%v", s)
+	}
+	if c.KillAgent(2) == nil || c.StartAgent(1) == nil {
+		t.Fatal("nonsense was accepted")
+	}
+}
+
+// TestLostAndRepeatedUpdates are the delivery faults.
+func TestLostAndRepeatedUpdates(t *testing.T) {
+	var mu sync.Mutex
+	lost := false
+	c := startCluster(t, Options{Copies: func(_ string, s mesos.TaskStatus) int {
+		mu.Lock()
+		defer mu.Unlock()
+		if *s.State == mesos.TASK_STARTING {
+			return 2
+		}
+		if *s.State == mesos.TASK_RUNNING && !lost {
+			lost = true
+			return 0
+		}
+		return 1
+	}})
+	f := subscribe(t, c.URL(), "")
+	f.launch(f.offers()[0], "t", "sleep 1000")
+	first := f.state("t", mesos.TASK_STARTING)
+	second := f.state("t", mesos.TASK_STARTING)
+	if !bytes.Equal(first.UUID, second.UUID) {
+		t.Fatal("a repeated update has another uuid")
+	}
+	began := time.Now()
+	f.state("t", mesos.TASK_RUNNING) // the agent repeats it after 10 s
+	if d := time.Since(began); d < 9*time.Second {
+		t.Fatalf("the lost update came again after %v", d)
+	}
+}
+
+// TestSandboxIsAFence: neither path nor link leads out of a sandbox.
+func TestSandboxIsAFence(t *testing.T) {
+	c := startCluster(t, Options{})
+	f := subscribe(t, c.URL(), "")
+	f.launch(f.offers()[0], "t", "ln -s /etc/passwd link; ln -s / dir; mkfifo pipe; echo ok > file; sleep 1000")
+	f.state("t", mesos.TASK_RUNNING)
+	base := "http://" + c.Agents()[0].Addr + "/files/read?offset=0&path="
+	run := "/frameworks/" + f.id + "/executors/t/runs/latest/"
+	var got struct{ Data string }
+	for deadline := time.Now().Add(waitFor); got.Data != "ok\n"; {
+		if getJSON(t, base+run+"file", &got); time.Now().After(deadline) {
+			t.Fatal("the file did not come")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	for _, p := range []string{run + "link", run + "dir/etc/passwd", run + "../../../../../../../../../etc/passwd", "/etc/passwd", run + "pipe",
+		c.Agents()[0].Dir + "/meta/agent.json"} {
+		if code := getJSON(t, base+url.QueryEscape(p), nil); code != http.StatusNotFound {
+			t.Errorf("%s: %d", p, code)
+		}
+	}
+}
+
+// TestManyTasks starts the tasks of 20 Apps and tells what they cost;
+// the bound is far above what is normal and catches only a leak of a kind.
+func TestManyTasks(t *testing.T) {
+	c := startCluster(t, Options{})
+	f := subscribe(t, c.URL(), "")
+	var pairs []string
+	for i := range 80 {
+		pairs = append(pairs, fmt.Sprintf("t%d", i), "exec sleep 1000")
+	}
+	began := time.Now()
+	f.launch(f.offers()[0], pairs...)
+	var wardens int64
+	seen := map[string]bool{}
+	for len(seen) < 80 {
+		e := f.await("RUNNING", func(e *scheduler.Event) bool {
+			return e.Type == scheduler.Event_UPDATE && *e.Update.Status.State == mesos.TASK_RUNNING
+		})
+		s := e.Update.Status
+		if !seen[s.TaskID.Value] {
+			seen[s.TaskID.Value] = true
+			wardens += proportional(t, int(*s.ContainerStatus.ExecutorPID))
+		}
+	}
+	t.Logf("80 tasks running after %v; wardens use %d KiB in all (PSS)", time.Since(began), wardens)
+	if wardens > 80*8<<10 && !raceEnabled {
+		t.Errorf("a warden costs %d KiB", wardens/80)
+	}
+}
+
+// proportional is the proportional set size of a process in KiB.
+func proportional(t *testing.T, pid int) int64 {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.SplitSeq(string(data), "\n") {
+		if v, ok := strings.CutPrefix(line, "Pss:"); ok {
+			n, _ := strconv.ParseInt(strings.Fields(v)[0], 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// TestLaunchLatency tells how long ACCEPT -> RUNNING takes.
+func TestLaunchLatency(t *testing.T) {
+	c := startCluster(t, Options{})
+	f := subscribe(t, c.URL(), "")
+	var took []time.Duration
+	for i := range 5 {
+		offer := f.offers()[0]
+		began := time.Now()
+		f.launch(offer, fmt.Sprintf("t%d", i), "sleep 1000")
+		f.state(fmt.Sprintf("t%d", i), mesos.TASK_RUNNING)
+		took = append(took, time.Since(began))
+	}
+	t.Logf("ACCEPT to RUNNING, one at a time: %v", took)
 }

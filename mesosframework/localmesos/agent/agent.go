@@ -346,7 +346,9 @@ func (a *Agent) KillTasks(ctx context.Context) {
 			tasks = append(tasks, t)
 		}
 	})
+	var all sync.WaitGroup
 	for _, t := range tasks {
-		t.killNow(ctx)
+		all.Go(func() { t.killNow(ctx) })
 	}
+	all.Wait()
 }

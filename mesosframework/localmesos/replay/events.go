@@ -1,8 +1,14 @@
 package replay
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
+
+	mesos "github.com/mesos/mesos-go/api/v1/lib"
+
+	"github.com/cutover/cutover/mesosframework/localmesos/resource"
+	"github.com/cutover/cutover/mesosframework/localmesos/wire"
 )
 
 // event waits for the event of a line.
@@ -92,7 +98,7 @@ func (p *player) offer(l Line, c *conn, want any, deadline time.Time) {
 			diff = d
 			p.bind = saved
 		}
-		return nil
+		return p.portions(want, unused, dead)
 	})
 	switch {
 	case got != nil:
@@ -105,6 +111,75 @@ func (p *player) offer(l Line, c *conn, want any, deadline time.Time) {
 	default:
 		p.fault(l, "no offer came; there are %s", c.have())
 	}
+}
+
+// portions takes several offers of one agent and role for one that is their
+// sum: an allocation run came before the last task had ended, and the next one
+// offered the rest. The first stands for the whole.
+func (p *player) portions(want any, unused []*event, dead map[any]bool) *event {
+	whole, ok := amount(want)
+	if !ok || p.o.LooseOffers {
+		return nil
+	}
+	var first *event
+	var taken []*event
+	var sum resource.Set
+	for _, e := range unused {
+		if e.what != "OFFERS" || dead[offerID(e.body)] {
+			continue
+		}
+		saved := p.bind.copy()
+		m := matcher{bind: p.bind, subset: true}
+		w := loose(want)
+		delete(w.(map[string]any), "id")
+		part, ok := amount(e.body)
+		if !ok || m.match(w, e.body, "") != "" {
+			p.bind = saved
+			continue
+		}
+		if first == nil {
+			first = e
+		}
+		taken, sum = append(taken, e), sum.Add(part)
+		if sum.String() != whole.String() {
+			p.bind = saved
+			continue
+		}
+		m.bind = p.bind
+		if m.match(loose(want), first.body, "") != "" {
+			p.bind = saved
+			return nil
+		}
+		for _, t := range taken {
+			t.used = true
+		}
+		return first
+	}
+	return nil
+}
+
+// amount is how much an offer holds.
+func amount(offer any) (resource.Set, bool) {
+	o, _ := offer.(map[string]any)
+	doc, err := json.Marshal(map[string]any{"resources": o["resources"]})
+	if err != nil {
+		return resource.Set{}, false
+	}
+	var r struct {
+		Resources []json.RawMessage `json:"resources"`
+	}
+	if err := json.Unmarshal(doc, &r); err != nil {
+		return resource.Set{}, false
+	}
+	var list []mesos.Resource
+	for _, raw := range r.Resources {
+		var one mesos.Resource
+		if err := wire.UnmarshalJSON(raw, &one); err != nil {
+			return resource.Set{}, false
+		}
+		list = append(list, one)
+	}
+	return resource.Of(list), true
 }
 
 // rescinded are the offers that were taken back before the recording asked for

@@ -141,11 +141,11 @@ var recordings = []played{
 	{name: "40-env-ports", options: replay.Options{Until: 18}},
 	{name: "41-sandbox-files"},
 	{name: "44-http-endpoints", options: replay.Options{
-		NotThere: lines(29, 30, 35, 36, 44, 45, 46, 47, 48, 49, 50, 69, 70),
+		NotThere: lines(29, 30, 35, 36, 44, 45, 46, 47, 48, 49, 50, 69, 70, 80),
 		// Web pages and others that no client of ours reads: 404 here.
-		Skip:   func(n int) bool { return n >= 51 && n <= 53 || n >= 56 && n <= 58 },
+		Skip: func(n int) bool { return n >= 51 && n <= 53 || n >= 56 && n <= 58 },
 		// 43: which task started first.
-		InKind: lines(31, 43, 71, 72, 73, 75, 76, 78, 79),
+		InKind: lines(31, 43, 63, 71, 72, 73, 75, 76, 78, 79),
 	}},
 	{name: "45-protobuf", options: replay.Options{OneStream: true}},
 	{name: "48-offer-timeout"},

@@ -1,0 +1,5 @@
+//go:build !race
+
+package localmesos
+
+const raceEnabled = false

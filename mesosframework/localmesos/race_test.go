@@ -1,0 +1,6 @@
+//go:build race
+
+package localmesos
+
+// raceEnabled: the race detector makes every process, wardens too, far larger.
+const raceEnabled = true
