@@ -375,6 +375,7 @@ func (e *Engine) due() {
 			e.feed(d, deploy.Tick{})
 		}
 	}
+	e.relaunch(false)
 	e.safety()
 	for _, a := range e.s.apps {
 		if !a.wake.IsZero() && !a.wake.After(now) {

@@ -28,7 +28,6 @@ type Engine struct {
 	inbox *inbox
 	fan   *fanout
 	used  *usedPorts
-	kick  chan struct{} // cap 1: look at the time again
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -69,7 +68,7 @@ func New(opts Options) (*Engine, error) {
 	e := &Engine{
 		opts: opts, log: opts.Logger, metrics: m,
 		queue: make(chan *item, opts.MaxQueue), inbox: newInbox(), fan: newFanout(), used: &usedPorts{},
-		kick: make(chan struct{}, 1), over: make(chan struct{}), runner: newLane(), coord: newLane(),
+		over: make(chan struct{}), runner: newLane(), coord: newLane(),
 		slots: make(chan struct{}, 4), ids: ulid.Monotonic(ulid.DefaultEntropy(), 0),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
@@ -200,7 +199,6 @@ func (e *Engine) loop() {
 			return
 		case first = <-e.queue:
 		case <-e.inbox.ready:
-		case <-e.kick:
 		case <-timer.C:
 		}
 		if err := e.turn(first); err != nil {

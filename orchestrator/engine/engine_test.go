@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -156,8 +157,10 @@ func TestFailures(t *testing.T) {
 		"not placed": {spec: "version: v2", wait: 61 * time.Second, code: "task-not-placed", reason: "too little memory",
 			arm: func(w *world) { w.mesos.full = true }},
 		"never started": {spec: "command: slow", wait: 61 * time.Second, code: "task-not-placed", reason: "not running yet"},
-		"launch refused": {spec: "version: v2", code: "task-exits", reason: "no framework",
-			arm: func(w *world) { w.mesos.refuse = errors.New("no framework") }},
+		"launch refused": {spec: "version: v2", code: "task-exits", reason: "no such thing",
+			arm: func(w *world) { w.mesos.refuse = fmt.Errorf("%w: no such thing", ErrInvalidTask) }},
+		"no framework": {spec: "version: v2", code: "task-not-placed", reason: "not connected", wait: 61 * time.Second,
+			arm: func(w *world) { w.mesos.refuse = errors.New("not connected") }},
 		"a host refuses": {spec: "version: v2", code: "host-refused", reason: "lb2: DOWN",
 			arm: func(w *world) {
 				w.coord.setEnd(func(s *txn.Status) {
@@ -193,6 +196,33 @@ func TestFailures(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestFrameworkComesLater: a framework that does not take tasks yet gets them when it subscribes.
+func TestFrameworkComesLater(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.mesos.mu.Lock()
+		w.mesos.refuse = errors.New("not started")
+		w.mesos.mu.Unlock()
+		v := w.want(w.submit(yamlSpec("shop", 2)), deploy.Running, deploy.StepLaunching)
+		w.restart()
+		w.want(v, deploy.Running, deploy.StepLaunching)
+		gone := w.submit(yamlSpec("blog", 1))
+		if _, err := w.e.Abort(context.Background(), "blog", ana); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		w.want(gone, deploy.Aborted, deploy.StepDone)
+		w.mesos.mu.Lock()
+		w.mesos.refuse = nil
+		w.mesos.mu.Unlock()
+		w.mesos.reconcile()
+		synctest.Wait()
+		w.want(v, deploy.Succeeded, deploy.StepDone)
+		if tasks, _ := w.e.Tasks(context.Background(), "blog"); tasks[0].State != "killed" || len(w.mesos.alive("blog")) != 0 {
+			t.Fatalf("%+v", tasks)
+		}
+	})
 }
 
 // TestStuckResolvesItself: both colours stay alive while a Host owes its proof.

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/cutover/cutover/orchestrator/txn"
@@ -106,9 +107,13 @@ type TaskUpdate struct {
 // PendingTask is a task that no agent took yet, and why.
 type PendingTask struct{ TaskID, Why string }
 
+// ErrInvalidTask is wrapped by a TaskRunner's Launch for a task that it can never run.
+var ErrInvalidTask = errors.New("invalid task")
+
 // TaskRunner is what the engine asks of the framework. Launch and Kill queue and return soon; calling them again for the
 // same task is harmless.
 type TaskRunner interface {
+	// Launch takes all tasks or, with an error, none; they are offered again later, unless it wraps ErrInvalidTask.
 	Launch(ctx context.Context, tasks []TaskSpec) error
 	// Kill also ends a task that is not placed yet; HandleLost or HandleUpdate tells its end.
 	Kill(ctx context.Context, task string) error

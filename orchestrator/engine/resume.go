@@ -33,6 +33,8 @@ func (e *Engine) resume(ctx context.Context) error {
 		}
 		sp, ok := e.s.specs.get(t.App, t.Spec)
 		switch {
+		case t.KillOrdered && t.State == Queued:
+			e.taskEnded(id, Killed, "not launched") // a launch is recorded before it is sent
 		case t.KillOrdered:
 			e.sendKill(t)
 		case t.State == Queued && ok:

@@ -27,6 +27,9 @@ type state struct {
 	upstreams map[string]string                 // upstream name to task
 	active    map[string]bool                   // Deploys that are not done
 
+	// relaunch are tasks that the framework did not take, and when to ask again.
+	relaunch map[string]time.Time
+
 	// wake is when the loop must look again if nothing happens; zero: at the next safety look.
 	wake time.Time
 	// looked and repeated are when the safety net last ran.
@@ -37,7 +40,7 @@ func newState() *state {
 	return &state{
 		apps: map[string]*appRecord{}, specs: specs{}, deploys: map[string]*deployRecord{}, tasks: map[string]*taskRecord{},
 		amends: map[string]*amendRecord{}, idem: map[string]idemRecord{}, tasksOf: map[string]map[string]*taskRecord{},
-		upstreams: map[string]string{}, active: map[string]bool{},
+		upstreams: map[string]string{}, active: map[string]bool{}, relaunch: map[string]time.Time{},
 	}
 }
 

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -44,12 +45,49 @@ func (e *Engine) sendLaunch(t *taskRecord, sp spec.Spec) {
 		e.runner.push(func() {
 			ctx, cancel := context.WithTimeout(e.ctx, e.opts.CallTimeout)
 			defer cancel()
-			if err := e.ports.Runner.Launch(ctx, []TaskSpec{ts}); err != nil && e.ctx.Err() == nil {
-				e.log.Warn("the framework refused a task", "task", id, "error", err)
-				e.post(func() { e.taskEnded(id, Errored, "the framework refused it: "+err.Error()) })
+			err := e.ports.Runner.Launch(ctx, []TaskSpec{ts})
+			if err == nil || e.ctx.Err() != nil {
+				return
 			}
+			e.log.Warn("the framework did not take a task", "task", id, "error", err)
+			e.post(func() { e.notTaken(id, err) })
 		})
 	})
+}
+
+// relaunchAfter is when the framework is asked again about a task that it did not take. It is also asked when it
+// subscribes.
+const relaunchAfter = time.Second
+
+// notTaken handles a task that the framework does not know: one that it can never run ends, others are offered again.
+func (e *Engine) notTaken(id string, err error) {
+	t := e.s.tasks[id]
+	switch {
+	case t == nil || t.ended():
+	case t.KillOrdered:
+		e.taskEnded(id, Killed, "not launched")
+	case errors.Is(err, ErrInvalidTask):
+		e.taskEnded(id, Errored, "the framework refused it: "+err.Error())
+	default:
+		t.why, t.unplaced = "the framework did not take it: "+err.Error(), true
+		e.s.relaunch[id] = e.batch.now.Add(relaunchAfter)
+		e.feedApp(t.App, deploy.TaskUnplaced{Task: id, Why: t.why})
+	}
+}
+
+// relaunch offers tasks again that are due, or all of them.
+func (e *Engine) relaunch(all bool) {
+	for _, id := range sortedKeys(e.s.relaunch) {
+		if !all && e.s.relaunch[id].After(e.batch.now) {
+			continue
+		}
+		delete(e.s.relaunch, id)
+		if t := e.s.tasks[id]; t != nil && t.State == Queued && !t.KillOrdered {
+			if sp, ok := e.s.specs.get(t.App, t.Spec); ok {
+				e.sendLaunch(t, sp)
+			}
+		}
+	}
 }
 
 func taskSpec(t *taskRecord, sp spec.Spec) TaskSpec {
@@ -122,6 +160,7 @@ func (e *Engine) SaveLaunching(ctx context.Context, placements []Placement) erro
 func (e *Engine) Unended(ctx context.Context) ([]TaskRef, error) {
 	var out []TaskRef
 	err := e.do(ctx, func() error {
+		e.relaunch(true)
 		for _, t := range e.s.tasks {
 			if !t.ended() && t.State != Queued {
 				out = append(out, ref(t))
@@ -358,6 +397,11 @@ func (e *Engine) maybeKill(t *taskRecord) {
 	}
 	t.KillOrdered = true
 	e.dirty(t)
+	if _, waits := e.s.relaunch[t.TaskID]; waits { // the framework does not know it
+		delete(e.s.relaunch, t.TaskID)
+		e.taskEnded(t.TaskID, Killed, "not launched")
+		return
+	}
 	e.sendKill(t)
 }
 

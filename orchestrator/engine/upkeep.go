@@ -49,6 +49,9 @@ func (e *Engine) nextWake() (wake time.Time) {
 	for _, a := range e.s.apps {
 		earliest(&wake, a.wake)
 	}
+	for _, at := range e.s.relaunch {
+		earliest(&wake, at)
+	}
 	earliest(&wake, e.batch.now.Add(e.opts.SafetyInterval))
 	return wake
 }
