@@ -97,7 +97,7 @@ func newClusterWith(t *testing.T, lb string, flags ...string) *cluster {
 	c := &cluster{t: t, dir: dir, args: append([]string{"--api", "127.0.0.1:0", "--lb", lb, "--agents", "2"}, flags...)}
 	t.Cleanup(func() {
 		c.shutdown()
-		if t.Failed() {
+		if t.Failed() && os.Getenv("E2E_QUIET") == "" {
 			c.dumpLogs()
 		}
 	})
@@ -392,10 +392,10 @@ func vote(v deploy.View, host string) deploy.Vote {
 	return ""
 }
 
-// signal sends a signal to a process; stop and cont do so for the whole group of a proxy.
+// signal sends a signal to a process, or to a process group (negative).
 func (c *cluster) signal(pid int, sig syscall.Signal) {
 	c.t.Helper()
-	if pid <= 1 {
+	if pid >= -1 && pid <= 1 {
 		c.t.Fatalf("pid %d", pid)
 	}
 	if err := syscall.Kill(pid, sig); err != nil {
@@ -450,11 +450,13 @@ type lbShow struct {
 func (c *cluster) show(host string) lbShow {
 	c.t.Helper()
 	res := c.cli("lb", "show", host, "-o", "json").must(c.t, 0)
-	var s lbShow
-	if err := json.Unmarshal([]byte(res.Stdout), &s); err != nil {
-		c.t.Fatalf("lb show: %v\n%s", err, res.Stdout)
+	var out struct {
+		Hosts []lbShow `json:"hosts"`
 	}
-	return s
+	if err := json.Unmarshal([]byte(res.Stdout), &out); err != nil || len(out.Hosts) != 1 || out.Hosts[0].Host.Name != host {
+		c.t.Fatalf("lb show %s: %v\n%s", host, err, res.Stdout)
+	}
+	return out.Hosts[0]
 }
 
 // stateOfHosts digests, for each Host, what its proxy runs and what is in the published tree on its disk.
@@ -472,29 +474,39 @@ func (c *cluster) stateOfHosts() map[string]string {
 	return state
 }
 
-// treeDigest digests every published file of a Host.
+// treeDigest digests every file of a Host that its proxy would load.
 func (c *cluster) treeDigest(host string) string {
 	c.t.Helper()
-	root, err := filepath.EvalSymlinks(filepath.Join(c.dir, "hosts", host, "proxy", "current"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
 	sum := sha256.New()
-	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !d.Type().IsRegular() {
+	files := 0
+	for _, part := range []string{"current", "apps"} {
+		root, err := filepath.EvalSymlinks(filepath.Join(c.dir, "hosts", host, "proxy", part))
+		if errors.Is(err, fs.ErrNotExist) && part == "apps" {
+			continue // only nginx with Lua has its Sections there
+		}
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !d.Type().IsRegular() {
+				return err
+			}
+			data, err := os.ReadFile(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			files++
+			rel, _ := filepath.Rel(root, path)
+			fmt.Fprintf(sum, "%s %d\n", rel, len(data))
+			_, _ = sum.Write(data)
 			return err
+		})
+		if err != nil {
+			c.t.Fatal(err)
 		}
-		data, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		rel, _ := filepath.Rel(root, path)
-		fmt.Fprintf(sum, "%s %d\n", rel, len(data))
-		_, _ = sum.Write(data)
-		return err
-	})
-	if err != nil {
-		c.t.Fatal(err)
+	}
+	if files == 0 {
+		c.t.Fatalf("%s has no published file", host)
 	}
 	return hex.EncodeToString(sum.Sum(nil))
 }

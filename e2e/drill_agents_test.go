@@ -13,12 +13,13 @@ import (
 // The default is 60 s; the drills do not need to wait for it.
 const restoreDeadline = 5 * time.Second
 
-const victim, other = "lb-nginx-1", "lb-haproxy-1"
+// The Hosts of these drills: what happens to victim, and what holds the others up meanwhile.
+const victim, other, third = "lb-nginx-1", "lb-haproxy-1", "lb-haproxy-2"
 
 func agentDrill(t *testing.T) *cluster {
 	t.Helper()
 	t.Parallel()
-	c := newClusterWith(t, "haproxy=1,nginx=1", "--restore-deadline", restoreDeadline.String())
+	c := newClusterWith(t, "haproxy=2,nginx=1", "--restore-deadline", restoreDeadline.String())
 	c.deploy(shop("v1")).must(t, 0)
 	return c
 }
@@ -54,7 +55,7 @@ func TestDrill05AgentKilledAfterReady(t *testing.T) {
 	}{{"back in time", true}, {"away", false}} {
 		t.Run(d.name, func(t *testing.T) {
 			c := agentDrill(t)
-			hold := c.freezeAgent(other)
+			hold := c.freezeAgent(third)
 			id := c.detach(v2())
 			c.hold(id, "the victim is Ready", func(v deploy.View) bool { return vote(v, victim) == deploy.VoteReady })
 			back := c.takeAway(victim)
@@ -80,23 +81,38 @@ func TestDrill05AgentKilledAfterReady(t *testing.T) {
 	}
 }
 
-// activating holds a deploy of v2 at the point where the victim has been sent Activate; its proxy stands still, so it
-// cannot be Verified. The returned function lets the proxy go on.
-func activating(c *cluster) (id string, thaw func()) {
+// inActivate starts a deploy and brings it to the point where every Host was sent Activate, and all but the stuck one are
+// Verified: its proxy stands still, so it cannot be. An agent (the third's) is held meanwhile, so that nothing depends on
+// timing. The returned function lets the stuck proxy go on.
+func (c *cluster) inActivate(s specFile, stuck string) (id string, thaw func()) {
 	c.t.Helper()
-	hold := c.freezeAgent(other)
-	id = c.detach(v2())
-	c.hold(id, "the victim is Ready", func(v deploy.View) bool { return vote(v, victim) == deploy.VoteReady })
-	thaw = c.freezeProxy(victim)
-	hold()
-	c.hold(id, "the other Host is Verified", func(v deploy.View) bool { return vote(v, other) == deploy.VoteVerified })
+	hold := third
+	if stuck == third {
+		hold = other
+	}
+	release := c.freezeAgent(hold)
+	id = c.detach(s)
+	c.hold(id, "every other Host is Ready", func(v deploy.View) bool { return all(v, deploy.VoteReady, hold) })
+	thaw = c.freezeProxy(stuck)
+	release()
+	c.hold(id, "all but "+stuck+" are Verified", func(v deploy.View) bool { return all(v, deploy.VoteVerified, stuck) })
 	return id, thaw
+}
+
+// all reports whether every Host but one has the vote.
+func all(v deploy.View, want deploy.Vote, but string) bool {
+	for _, h := range v.Hosts {
+		if h.Name != but && h.Vote != want {
+			return false
+		}
+	}
+	return len(v.Hosts) > 0
 }
 
 // Drill 5, after Activate before Verified: away is stuck with both colours alive, then rolled back by itself.
 func TestDrill05AgentKilledAfterActivate(t *testing.T) {
 	c := agentDrill(t)
-	id, thaw := activating(c)
+	id, thaw := c.inActivate(v2(), victim)
 	back := c.takeAway(victim)
 	thaw()
 	res := c.watch(id).must(t, 4)
@@ -122,14 +138,17 @@ func TestDrill05AgentKilledAfterActivate(t *testing.T) {
 func TestDrill05AgentKilledAfterVerified(t *testing.T) {
 	t.Run("before the record", func(t *testing.T) {
 		c := agentDrill(t)
-		// The other Host cannot be Verified: its proxy stands still.
-		hold := c.freezeAgent(other)
-		id := c.detach(v2())
-		c.hold(id, "the victim is Ready", func(v deploy.View) bool { return vote(v, victim) == deploy.VoteReady })
-		thaw := c.freezeProxy(other)
-		hold()
-		c.hold(id, "the victim is Verified", func(v deploy.View) bool { return vote(v, victim) == deploy.VoteVerified })
+		id, thaw := c.inActivate(v2(), other)
 		back := c.takeAway(victim)
+		// The victim's vote counts for two seconds; after that it would have to be asked again.
+		c.eventually("the victim's vote has aged", func() bool {
+			for _, h := range c.view(id).Hosts {
+				if h.Name == victim && h.Evidence != nil {
+					return time.Since(h.Evidence.ReadAt) > 3*time.Second
+				}
+			}
+			return false
+		})
 		thaw()
 		res := c.watch(id).must(t, 4)
 		if !strings.Contains(res.View.Reason, victim) {
@@ -175,7 +194,7 @@ func TestDrill06AgentStopped(t *testing.T) {
 	t.Run("during Activate", func(t *testing.T) {
 		c := agentDrill(t)
 		before := c.stateOfHosts()
-		id, thaw := activating(c)
+		id, thaw := c.inActivate(v2(), victim)
 		wake := c.freezeAgent(victim)
 		thaw()
 		c.watch(id).must(t, 4)

@@ -198,13 +198,7 @@ func TestDrill08AProxyRestartsDuringADeploy(t *testing.T) {
 			next := fmt.Sprintf("v%d", version)
 			version++
 			// Another Host is held in Activate, so that this one stays between Verified and Commit.
-			other := "lb-haproxy-2"
-			hold := c.freezeAgent(other)
-			id := c.detach(shop(next))
-			c.hold(id, host+" is Ready", func(v deploy.View) bool { return vote(v, host) == deploy.VoteReady })
-			thaw := c.freezeProxy(other)
-			hold()
-			c.hold(id, host+" is Verified", func(v deploy.View) bool { return vote(v, host) == deploy.VoteVerified })
+			id, thaw := c.inActivate(shop(next), third)
 			h := c.host(host)
 			switch {
 			case how == "killed":
