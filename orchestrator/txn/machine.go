@@ -106,6 +106,9 @@ type Host struct {
 	// PID and ReadAt (the Host's clock) are of the newest Verified.
 	PID    int64
 	ReadAt time.Time
+	// SeenPID is the proxy process that the newest report named, SeenAt when (the Host's clock).
+	SeenPID int64
+	SeenAt  time.Time
 
 	Reason   string
 	Refusal  *lbagentv1.Refusal
@@ -304,8 +307,9 @@ func (s State) Key(now time.Time) string {
 	}
 	fmt.Fprintf(&b, "%d %d %q %t%t %s %s %t", s.Order, s.Phase, s.Cause, s.Marking, s.Marked, rel(s.Deadline), rel(s.RestoreBy), s.Finished)
 	for _, h := range s.Hosts {
-		fmt.Fprintf(&b, "|%s %d %t%t%t%t%t %s %d %d %s %s %s %d %s", h.Name, h.Vote, h.SentPrepare, h.SentActivate, h.Done,
-			h.Connected, h.CaughtUp, rel(h.AwaySince), h.Call, h.Tries, rel(h.RetryAt), rel(h.FreshAt), rel(h.NotBefore), h.PID, rel(h.ReadAt))
+		fmt.Fprintf(&b, "|%s %d %t%t%t%t%t %s %d %d %s %s %s %d %s %d %s", h.Name, h.Vote, h.SentPrepare, h.SentActivate, h.Done,
+			h.Connected, h.CaughtUp, rel(h.AwaySince), h.Call, h.Tries, rel(h.RetryAt), rel(h.FreshAt), rel(h.NotBefore), h.PID, rel(h.ReadAt),
+			h.SeenPID, rel(h.SeenAt))
 	}
 	return b.String()
 }
@@ -315,6 +319,9 @@ func (r Rules) Status(s State) Status {
 	out := Status{
 		ID: s.ID, Deploy: s.Deploy, Order: s.Order, Phase: s.Phase, Cause: s.Cause, Reason: s.Reason,
 		CommittedAt: s.CommittedAt, At: s.At,
+	}
+	if s.Phase == StuckRestoring {
+		out.Reason = r.stuckReason(s)
 	}
 	for _, h := range s.Hosts {
 		out.Hosts = append(out.Hosts, HostVote{
@@ -326,4 +333,22 @@ func (r Rules) Status(s State) Status {
 		}
 	}
 	return out
+}
+
+// stuckReason names the Hosts that owe an answer, keeps the cause of the abort, and says what to run.
+func (r Rules) stuckReason(s State) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s; not restored within %v:", s.Reason, r.Restore)
+	for _, h := range s.Hosts {
+		if !h.SentActivate || h.Done {
+			continue
+		}
+		fmt.Fprintf(&b, " host %s has not answered", h.Name)
+		if h.Reason != "" {
+			fmt.Fprintf(&b, " (%s)", h.Reason)
+		}
+		fmt.Fprintf(&b, ", start its lbagent with `%s`;", r.StartCommand(h.Name))
+	}
+	b.WriteString(" both the old and the new upstreams stay alive until then; see `cutover lb hosts`")
+	return b.String()
 }

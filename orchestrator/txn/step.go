@@ -83,12 +83,18 @@ func (s *step) apply(ev Event) {
 			s.reported(h, ev)
 		}
 	case ProcessSeen:
-		// Same proxy process: what an earlier one reported does not count.
-		h := s.host(ev.Host)
-		if h != nil && h.Vote == VoteVerified && ev.PID != 0 && ev.PID != h.PID && ev.At.After(h.ReadAt) {
-			s.stale(h)
+		if h := s.host(ev.Host); h != nil && ev.PID != 0 && ev.At.After(h.SeenAt) {
+			h.SeenPID, h.SeenAt = ev.PID, ev.At
+			if h.Vote == VoteVerified && s.otherProcess(h) {
+				s.stale(h)
+			}
 		}
 	}
+}
+
+// otherProcess: the proxy that the newest Verified speaks of has been replaced since. What it reported does not count.
+func (s *step) otherProcess(h *Host) bool {
+	return h.SeenPID != 0 && h.SeenPID != h.PID && h.SeenAt.After(h.ReadAt)
 }
 
 // link notes that the Watch stream of h stands or fell. After a new one everything outstanding is sent again: calls are
@@ -157,9 +163,12 @@ func (s *step) answer(h *Host, a Answer) {
 					h.ReadAt = at
 				}
 			}
+			if s.otherProcess(h) {
+				s.stale(h) // the report has overtaken this answer
+			}
 		}
 	case a.Call == CallCommit && s.Phase == Committed:
-		h.Done = true
+		h.Done, h.Reason, h.Refusal = true, "", nil
 	case a.Call == CallAbort && s.aborted():
 		if !h.Done {
 			h.Done, h.Reason = true, ""
@@ -350,7 +359,6 @@ func (s *step) advance() {
 		}
 		if s.Phase == Restoring && !s.now.Before(s.RestoreBy) {
 			s.become(StuckRestoring)
-			s.Reason = s.stuckReason()
 		}
 		for i := range s.Hosts {
 			if h := &s.Hosts[i]; !h.Done {
@@ -468,25 +476,6 @@ func (s *step) missing(h *Host) string {
 		return fmt.Sprintf("host %s of group %s is connected but not up to date: %s; see `cutover lb show %s`", h.Name, h.Group, h.Behind, h.Name)
 	}
 	return fmt.Sprintf("host %s of group %s is not connected: see `cutover lb hosts`, and start its lbagent with `%s`", h.Name, h.Group, s.rules.StartCommand(h.Name))
-}
-
-// stuckReason names the Hosts that owe an answer, keeps the cause of the abort, and says what to run.
-func (s *step) stuckReason() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s; not restored within %v:", s.Reason, s.rules.Restore)
-	for i := range s.Hosts {
-		h := &s.Hosts[i]
-		if !h.SentActivate || h.Done {
-			continue
-		}
-		fmt.Fprintf(&b, " host %s has not answered", h.Name)
-		if h.Reason != "" {
-			fmt.Fprintf(&b, " (%s)", h.Reason)
-		}
-		fmt.Fprintf(&b, ", start its lbagent with `%s`;", s.rules.StartCommand(h.Name))
-	}
-	b.WriteString(" both the old and the new upstreams stay alive until then; see `cutover lb hosts`")
-	return b.String()
 }
 
 // refusalText is a refusal in words: the reason, the upstream, what the Host said.
