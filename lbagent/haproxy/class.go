@@ -3,8 +3,9 @@ package haproxy
 import (
 	"cmp"
 	"fmt"
-	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cutover/cutover/lbagent/driver"
@@ -49,8 +50,6 @@ type slot struct {
 	number int
 }
 
-var slotBackend = regexp.MustCompile(`^cutover_(h1|h5|h30|t)_([0-9]{4,6})$`)
-
 // backend is the slot's name in HAProxy.
 func (s slot) backend() string { return fmt.Sprintf("cutover_%s_%04d", s.class, s.number) }
 
@@ -60,15 +59,16 @@ func (s slot) compare(o slot) int {
 
 // parseSlot is the inverse of backend; false for a backend that is not of the pool.
 func parseSlot(backend string) (slot, bool) {
-	m := slotBackend.FindStringSubmatch(backend)
-	if m == nil {
+	rest, ok := strings.CutPrefix(backend, "cutover_")
+	name, number, ok2 := strings.Cut(rest, "_")
+	if !ok || !ok2 || len(number) > 6 || !slices.ContainsFunc(classes, func(c class) bool { return c.name == name }) {
 		return slot{}, false
 	}
-	n, err := strconv.Atoi(m[2])
+	n, err := strconv.Atoi(number)
 	if err != nil || n < 1 {
 		return slot{}, false
 	}
-	s := slot{class: m[1], number: n}
+	s := slot{class: name, number: n}
 	return s, s.backend() == backend
 }
 
@@ -80,5 +80,5 @@ func classIndex(name string) int {
 			return i
 		}
 	}
-	panic("haproxy: unknown class " + name) // unreachable: names come from classes or from slotBackend
+	panic("haproxy: unknown class " + name) // unreachable: names come from classes or from parseSlot
 }

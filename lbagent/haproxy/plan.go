@@ -197,10 +197,14 @@ func (p *planner) routes(want driver.Section, entries []mapEntry) {
 		}
 	}
 	values := map[string][]string{}
+	mine := mentionsAny(p.slots)
 	for _, e := range entries {
-		_, to, ok := parseRoute(e.key, e.value)
-		if _, mine := wanted[e.key]; mine || ok && holdsAny(p.slots, to.backends) {
+		if _, ok := wanted[e.key]; ok {
 			values[e.key] = append(values[e.key], e.value)
+		} else if mine(e.value) {
+			if _, to, ok := parseRoute(e.key, e.value); ok && holdsAny(p.slots, to.backends) {
+				values[e.key] = append(values[e.key], e.value)
+			}
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(wanted)) {
@@ -239,7 +243,11 @@ func (p *planner) delEntry(name, key string) string {
 // routesOf returns the routes of the App that holds the slots, as the map says, sorted.
 func routesOf(held map[string]slot, entries []mapEntry) []driver.Route {
 	var out []driver.Route
+	mine := mentionsAny(held)
 	for _, e := range entries {
+		if !mine(e.value) {
+			continue
+		}
 		if r, to, ok := parseRoute(e.key, e.value); ok && holdsAny(held, to.backends) {
 			out = append(out, r)
 		}
@@ -248,4 +256,16 @@ func routesOf(held map[string]slot, entries []mapEntry) []driver.Route {
 		return cmp.Or(strings.Compare(a.Host, b.Host), strings.Compare(a.Path, b.Path))
 	})
 	return out
+}
+
+// mentionsAny returns a quick test for values of routes that may name one of the slots: most entries of the map are of
+// other Apps, and are not worth parsing.
+func mentionsAny(held map[string]slot) func(value string) bool {
+	names := make([]string, 0, len(held))
+	for _, s := range held {
+		names = append(names, s.backend())
+	}
+	return func(value string) bool {
+		return slices.ContainsFunc(names, func(name string) bool { return strings.Contains(value, name) })
+	}
 }
