@@ -29,6 +29,7 @@ const (
 	CodeLeader       Code = "leader-restart"
 	CodeTaskDied     Code = "task-died"
 	CodeHostFellBack Code = "host-fell-back"
+	CodeStore        Code = "store-refused"
 	CodeTxn          Code = "transaction-failed" // a cause that this version does not know
 )
 
@@ -37,7 +38,7 @@ var causes = map[string]Code{
 	"host-refused": CodeHostRefused, "host-lapsed": CodeHostLapsed, "host-missing": CodeHostMissing,
 	"no-hosts": CodeNoHosts, "unknown-group": CodeUnknownGroup, "deadline": CodeDeadline, "asked": CodeAborted,
 	"base-mismatch": CodeBaseMismatch, "route-conflict": CodeRoute, "leader-restart": CodeLeader,
-	"task-died": CodeTaskDied, "host-fell-back": CodeHostFellBack,
+	"task-died": CodeTaskDied, "host-fell-back": CodeHostFellBack, "store-refused": CodeStore,
 }
 
 // CodeOf is the code of a transaction's cause.

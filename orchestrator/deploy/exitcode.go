@@ -45,8 +45,9 @@ func ExitCode(v View, wait WaitFor) (code int, done bool) {
 		return ExitAborted, true
 	case "paused":
 		return ExitPaused, true
+	default:
+		return 0, false
 	}
-	return 0, false
 }
 
 // RollbackExitCode is ExitCode for `rollback` when it became the abort of the open Deploy: back on the committed Spec is
@@ -55,8 +56,9 @@ func RollbackExitCode(v View) (code int, done bool) {
 	switch v.State {
 	case RolledBack, Aborted, Superseded, Succeeded:
 		return ExitReached, true
+	default:
+		return ExitCode(v, WaitSucceeded)
 	}
-	return ExitCode(v, WaitSucceeded)
 }
 
 // RefusalExitCode is what a command exits with when it was refused.
@@ -66,6 +68,7 @@ func RefusalExitCode(k RefusalKind) int {
 		return ExitLocked
 	case RefusedUnavailable, RefusedUnauthorized:
 		return ExitUnreachable
+	default:
+		return ExitUsage
 	}
-	return ExitUsage
 }

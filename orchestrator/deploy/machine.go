@@ -166,8 +166,9 @@ func (d Deploy) Open() bool {
 	switch d.Step {
 	case StepDraining, StepDrainStuck, StepKilling, StepDone:
 		return false
+	default:
+		return true
 	}
-	return true
 }
 
 // InTxn reports whether a transaction may know the Deploy's tasks: they must not be killed then.
@@ -175,8 +176,9 @@ func (d Deploy) InTxn() bool {
 	switch d.Step {
 	case StepPreparing, StepActivating, StepCommitting, StepRestoring, StepRestoreStuck:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // Tasks are the ids of the target's tasks, kept ones included.

@@ -347,6 +347,7 @@ func (l *laws) step(in Input) {
 			l.committed, l.txnOpen[c.ID] = true, false
 		case TxnRolledBack:
 			l.txnOpen[c.ID] = false
+		default:
 		}
 	}
 	if u, ok := in.(TxnUnknown); ok && before.InTxn() {

@@ -67,8 +67,9 @@ func (d Deploy) Wake() time.Time {
 		return d.CommittedAt.Add(d.Policy.Drain + DrainSlack)
 	case StepKilling:
 		return d.StepAt.Add(d.Policy.KillGrace + KillSlack)
+	default:
+		return time.Time{}
 	}
-	return time.Time{}
 }
 
 func backoff(retries int) time.Duration { return firstBackoff << max(0, retries-1) }
@@ -187,8 +188,9 @@ func (r *run) preTxn() bool {
 	switch r.d.Step {
 	case StepLaunching, StepChecking, StepRetrying:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 func (r *run) task(in Input) {
@@ -446,6 +448,7 @@ func (r *run) tick() {
 	case StepKilling:
 		r.note(CodeCommitted, "old tasks are still being killed; the scheduler goes on with it")
 		r.to(StepDone, "old tasks are released")
+	default: // Wake is zero there
 	}
 }
 

@@ -121,8 +121,9 @@ func (r *run) nextFor(in TxnChanged) string {
 	switch CodeOf(in.Cause) {
 	case CodeHostMissing, CodeNoHosts, CodeUnknownGroup:
 		return "cutover lb hosts"
+	default:
+		return ""
 	}
-	return ""
 }
 
 func (r *run) txnUnknown(in TxnUnknown) {

@@ -13,6 +13,7 @@ import (
 	"github.com/cutover/cutover/orchestrator/api"
 	"github.com/cutover/cutover/orchestrator/deploy"
 	"github.com/cutover/cutover/orchestrator/txn"
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
 
 func TestBlueGreen(t *testing.T) {
@@ -509,7 +510,7 @@ func TestNewTaskDiesBeforeCommit(t *testing.T) {
 		synctest.Wait()
 		w.coord.set(func(c *fakeCoordinator) { c.stopAt = 0 })
 		w.pass(time.Second)
-		v = w.want(v, deploy.Succeeded, deploy.StepDone)
+		w.want(v, deploy.Succeeded, deploy.StepDone)
 		if len(w.coord.begun) != 2 || !slices.Equal(w.mesos.alive("shop"), w.serving("shop")) {
 			t.Fatalf("%d transactions, alive %v, serving %v", len(w.coord.begun), w.mesos.alive("shop"), w.serving("shop"))
 		}
@@ -744,4 +745,46 @@ func TestReads(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestCausesHaveCodes: what the coordinator can say is in the vocabulary that scripts read.
+func TestCausesHaveCodes(t *testing.T) {
+	for _, c := range []txn.Cause{
+		txn.CauseHostRefused, txn.CauseHostLapsed, txn.CauseHostMissing, txn.CauseNoHosts, txn.CauseUnknownGroup, txn.CauseDeadline,
+		txn.CauseAsked, txn.CauseBaseMismatch, txn.CauseRouteConflict, txn.CauseLeaderLost, txn.CauseTaskDied, txn.CauseHostFallback, txn.CauseStore,
+	} {
+		if deploy.CodeOf(string(c)) == deploy.CodeTxn {
+			t.Errorf("cause %q has no code", c)
+		}
+	}
+}
+
+// TestPassing: only causes that may be gone at the next try are retried.
+func TestPassing(t *testing.T) {
+	refusedFor := func(reasons ...lbagentv1.RefusalReason) txn.Status {
+		s := txn.Status{Cause: txn.CauseHostRefused, Hosts: []txn.HostVote{{Host: "fine"}}}
+		for _, r := range reasons {
+			s.Hosts = append(s.Hosts, txn.HostVote{Refusal: &lbagentv1.Refusal{Reason: r}})
+		}
+		return s
+	}
+	for name, c := range map[string]struct {
+		s    txn.Status
+		want bool
+	}{
+		"restart":               {txn.Status{Cause: txn.CauseLeaderLost}, true},
+		"base moved on":         {txn.Status{Cause: txn.CauseBaseMismatch}, true},
+		"asked":                 {txn.Status{Cause: txn.CauseAsked}, false},
+		"missing":               {txn.Status{Cause: txn.CauseHostMissing}, false},
+		"agent came back":       {refusedFor(lbagentv1.RefusalReason_REFUSAL_REASON_ABORTED), true},
+		"agent forgot":          {refusedFor(lbagentv1.RefusalReason_REFUSAL_REASON_WRONG_STATE), true},
+		"not green":             {refusedFor(lbagentv1.RefusalReason_REFUSAL_REASON_UPSTREAM_NOT_GREEN), false},
+		"one of each":           {refusedFor(lbagentv1.RefusalReason_REFUSAL_REASON_ABORTED, lbagentv1.RefusalReason_REFUSAL_REASON_INVALID_CONFIG), false},
+		"nobody says why":       {refusedFor(), false},
+		"refused for no reason": {refusedFor(lbagentv1.RefusalReason_REFUSAL_REASON_UNSPECIFIED), false},
+	} {
+		if got := passing(c.s); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
 }

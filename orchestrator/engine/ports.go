@@ -82,8 +82,9 @@ func (s TaskState) Terminal() bool {
 	switch s {
 	case Finished, Failed, Killed, Errored, Dropped, Gone:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // Away reports whether it is not known at the moment whether the task runs.
@@ -91,8 +92,9 @@ func (s TaskState) Away() bool {
 	switch s {
 	case Lost, Unreachable, GoneByOperator, UnknownState:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // TaskUpdate is one status update.

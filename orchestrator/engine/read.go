@@ -78,6 +78,7 @@ func (e *Engine) taskView(t *taskRecord) deploy.TaskView {
 			v.Health = "healthy"
 		case scheduler.Failing:
 			v.Health = "unhealthy"
+		case scheduler.Unknown:
 		}
 		if v.Message == "" {
 			v.Message = t.why

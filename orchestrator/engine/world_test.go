@@ -375,9 +375,8 @@ func (p *fakeProber) clear() {
 
 // fakeTxn is a transaction of the fakeCoordinator.
 type fakeTxn struct {
-	p     txn.Proposal
-	st    txn.Status
-	rules []string // upstream names of its targets
+	p  txn.Proposal
+	st txn.Status
 }
 
 // fakeCoordinator commits everything at once, unless it is told to stop in a phase or to end otherwise.
