@@ -1,12 +1,14 @@
 package localmesos
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,7 +22,25 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// childEnv makes the test binary a cluster on that directory, until it is
+// killed.
+const childEnv = "LOCALMESOS_TEST_CLUSTER"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childEnv); dir != "" {
+		c, err := New(Options{Dir: dir})
+		if err == nil {
+			err = c.Start(context.Background())
+		}
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println(c.URL())
+		select {}
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func startCluster(t *testing.T, o Options) *Cluster {
 	t.Helper()
@@ -106,6 +126,52 @@ func TestRestartAdoptsTasks(t *testing.T) {
 	}
 	again.kill("long")
 	again.state("long", mesos.TASK_KILLED)
+}
+
+// TestKill9 kills the process of the cluster: tasks serve on, and the next
+// cluster on the directory adopts them.
+func TestKill9(t *testing.T) {
+	dir := t.TempDir()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command(exe)
+	child.Env = append(os.Environ(), childEnv+"="+dir)
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	url, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := subscribe(t, strings.TrimSpace(url), "")
+	f.launch(f.offers()[0], "t", "sleep 1000", "short", "while ! test -e go; do sleep 0.01; done")
+	pid := *f.stateUnordered("t", mesos.TASK_RUNNING).ContainerStatus.ExecutorPID
+	f.stateUnordered("short", mesos.TASK_RUNNING)
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = child.Wait()
+	f.close()
+	finish(t, dir, "short")
+
+	c := startCluster(t, Options{Dir: dir})
+	again := subscribe(t, c.URL(), f.id)
+	again.stateUnordered("short", mesos.TASK_FINISHED)
+	again.call(&scheduler.Call{Type: scheduler.Call_RECONCILE, Reconcile: &scheduler.Call_Reconcile{}})
+	s := again.await("the answer", func(e *scheduler.Event) bool {
+		return e.Type == scheduler.Event_UPDATE && e.Update.Status.TaskID.Value == "t" && e.Update.Status.GetReason() == mesos.REASON_RECONCILIATION
+	}).Update.Status
+	if *s.State != mesos.TASK_RUNNING || *s.ContainerStatus.ExecutorPID != pid {
+		t.Fatalf("%v", s)
+	}
+	again.kill("t")
+	again.state("t", mesos.TASK_KILLED)
 }
 
 // finish lets the task that waits for its file "go" end, and waits until its

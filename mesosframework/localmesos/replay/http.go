@@ -52,10 +52,7 @@ func (p *player) compareBody(l Line, body []byte) string {
 	}
 	want := l.Body
 	got = reduce(l, want, got)
-	m := matcher{bind: p.bind, subset: true}
-	if w, ok := want.(float64); ok {
-		want = any(w)
-	}
+	m := matcher{bind: p.bind, subset: true, ignore: p.o.Ignore}
 	return m.match(want, got, "body")
 }
 

@@ -35,6 +35,8 @@ type Options struct {
 	Differs map[int]string
 	// InKind are lines whose answer counts in kind only: its status.
 	InKind map[int]bool
+	// Ignore are fields of answers that are not compared.
+	Ignore []string
 	// NotThere are requests for what the target has not: it must say so, with
 	// 501 and a sentence.
 	NotThere map[int]bool

@@ -40,7 +40,6 @@ type Task struct {
 	pid    int // of the warden
 	proc   warden.Process
 	pidfd  *os.File
-	parent bool // the warden is our child and is ours to reap
 	done   chan struct{}
 	gone   chan struct{} // closed when the watching has ended
 	once   sync.Once
@@ -92,7 +91,7 @@ func Launch(argv []string, dir string, spec Spec) (*Task, error) {
 	if err != nil {
 		return nil, fmt.Errorf("launch task: start %s: %w", argv[0], err)
 	}
-	t := &Task{dir: dir, pid: proc.Pid, parent: true}
+	t := &Task{dir: dir, pid: proc.Pid}
 	_ = proc.Release() // reaped in watch
 	_ = r.SetReadDeadline(time.Now().Add(startDeadline))
 	line, err := io.ReadAll(io.LimitReader(r, 256))
@@ -221,9 +220,8 @@ func (t *Task) watch() error {
 		if !ended {
 			return // released
 		}
-		if t.parent {
-			_, _ = syscall.Wait4(t.pid, nil, 0, nil)
-		}
+		// Reap it if it is ours; otherwise this does nothing.
+		_, _ = syscall.Wait4(t.pid, nil, syscall.WNOHANG, nil)
 		t.finish()
 		_ = t.pidfd.Close()
 	}()
