@@ -37,7 +37,6 @@ type Host struct {
 	bend     map[string]func(n int) *lbagentv1.Refusal
 	calls    map[string]int
 	log      []string
-	red      map[string]bool
 	lie      bool
 }
 
@@ -62,7 +61,7 @@ func Start(t testing.TB, name, group string) *Host {
 	h := &Host{
 		Name: name, Group: group, pid: 1000, thawed: make(chan struct{}), changed: make(chan struct{}),
 		sections: map[string]*section{}, open: map[string]*openTxn{}, outcomes: map[string]bool{},
-		bend: map[string]func(int) *lbagentv1.Refusal{}, calls: map[string]int{}, red: map[string]bool{},
+		bend: map[string]func(int) *lbagentv1.Refusal{}, calls: map[string]int{},
 	}
 	close(h.thawed)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -197,7 +196,7 @@ func (h *Host) ReplaceProxy() {
 	h.touch()
 }
 
-// Drain reports every draining upstream of the App as drained.
+// Drain reports every draining upstream of the App as drained and gone from the proxy.
 func (h *Host) Drain(app string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -341,9 +340,9 @@ func (h *Host) evidence(app string) *lbagentv1.Evidence {
 		Version: proto.CloneOf(s.committed.GetVersion()),
 	}
 	row := func(u *lbagentv1.Upstream, mode lbagentv1.UpstreamMode) {
+		drained := mode == lbagentv1.UpstreamMode_UPSTREAM_MODE_DRAINING && s.drained[u.GetName()]
 		e.Upstreams = append(e.Upstreams, &lbagentv1.UpstreamStatus{
-			Name: u.GetName(), Address: u.GetAddress(), Weight: u.GetWeight(), Mode: mode, Registered: true,
-			Healthy: !h.red[u.GetName()] && !h.lie, Status: "UP", Drained: mode == lbagentv1.UpstreamMode_UPSTREAM_MODE_DRAINING && s.drained[u.GetName()],
+			Name: u.GetName(), Address: u.GetAddress(), Weight: u.GetWeight(), Mode: mode, Registered: !drained, Healthy: !h.lie, Drained: drained,
 		})
 	}
 	serving := s.committed.GetSection()

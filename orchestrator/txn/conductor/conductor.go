@@ -195,6 +195,9 @@ func (c *Conductor) run() {
 		c.armWake(wake)
 		select {
 		case f := <-c.queue:
+			if c.ctx.Err() != nil {
+				return // the term is over: nothing is begun any more
+			}
 			f()
 			c.drainQueue()
 		case <-wake.C:
@@ -210,6 +213,9 @@ func (c *Conductor) run() {
 // drainQueue runs what else waits, so that the wake time is computed once for a burst.
 func (c *Conductor) drainQueue() {
 	for range queueLength {
+		if c.ctx.Err() != nil {
+			return
+		}
 		select {
 		case f := <-c.queue:
 			f()
@@ -289,7 +295,7 @@ func (c *Conductor) post(f func()) bool {
 
 // ask runs f in the owner and waits for it.
 func (c *Conductor) ask(ctx context.Context, f func()) error {
-	if c.ctx == nil {
+	if c.ctx == nil || c.ctx.Err() != nil {
 		return ErrStopped
 	}
 	done := make(chan struct{})

@@ -205,12 +205,18 @@ func pastDrain(id string, r endedRecord) *drain {
 	return d
 }
 
-// Released returns those of the names that no Host routes or holds sessions for, as far as this orchestrator ever named
-// them to a Host: they are not committed, in no open transaction, in no pending Amendment, drained everywhere if they
-// ever left a committed Section, and no Host reports them. Only their tasks may be killed (NO-ORPHAN-KILL).
+// Released returns those of the names that no Host routes, holds sessions for or has registered, and that nothing under
+// way may bring back: they are not committed, in no open transaction, in no pending Amendment, drained everywhere if they
+// ever left a committed Section, and no Host reports them. Only their tasks may be killed, and only their ports given
+// away (NO-ORPHAN-KILL). Until every declared Host was heard once in this term nothing is known to be released.
 func (c *Conductor) Released(ctx context.Context, names []string) ([]string, error) {
 	var out []string
 	err := c.ask(ctx, func() {
+		for _, h := range c.hosts {
+			if !h.reports.Known {
+				return
+			}
+		}
 		held := c.heldNames()
 		for _, name := range names {
 			if !held[name] {
@@ -258,7 +264,7 @@ func (c *Conductor) heldNames() map[string]bool {
 	for _, h := range c.hosts {
 		for _, s := range h.reports.Sections {
 			for _, row := range s.GetEvidence().GetUpstreams() {
-				if !row.GetDrained() {
+				if !row.GetDrained() || row.GetRegistered() {
 					held[row.GetName()] = true
 				}
 			}

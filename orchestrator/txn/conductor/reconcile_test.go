@@ -127,6 +127,7 @@ func amended(r *recorder, id string) (last txn.Amended, ok bool) {
 func TestAmendRemove(t *testing.T) {
 	cl := newCluster(t, "lb1", "lb2").up()
 	cl.commit("t1", "a", "b")
+	cl.holds([]string{"a", "b"}, "lb1", "lb2")
 	for i, rest := range [][]string{{"b"}, nil} {
 		dead := []string{"a", "b"}[i]
 		if err := cl.Amend(t.Context(), txn.Amendment{ID: "am-" + dead, Group: "public", App: "shop", Remove: []string{dead}}); err != nil {

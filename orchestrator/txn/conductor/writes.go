@@ -92,6 +92,9 @@ func (c *Conductor) finishWrite(w write, rev store.Revision, err error) {
 // commit writes, and ends the term when nobody can know whether it did, or when another leader is there. An error that
 // it returns means that nothing was written.
 func (c *Conductor) commit(ops []store.Op) (store.Revision, error) {
+	if c.ctx.Err() != nil {
+		return 0, errAbandoned
+	}
 	// Not the Conductor's context: a write that has begun is finished, since the outcome must be known.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), writeTimeout)
 	defer cancel()
