@@ -148,6 +148,9 @@ func (h *history) actions() map[string]func(*rapid.T) {
 			case kind == 1:
 				c.stop = true
 				ch.Target = section(app)
+			case kind == 2 && len(sec.Committed.Upstreams) > 1:
+				ch.Target = section(app) // scale down
+				ch.Target.Upstreams = sec.Committed.Upstreams[:1]
 			default:
 				ch.Target = section(app)
 				ch.Target.Upstreams = h.fresh(rapid.IntRange(1, 3).Draw(h.rt, "new"))

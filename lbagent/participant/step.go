@@ -229,7 +229,7 @@ func (m *stepper) settle() {
 			break
 		}
 	}
-	apps := m.apps()
+	apps := m.restless()
 	for _, app := range apps {
 		m.drains(app)
 	}
@@ -238,6 +238,35 @@ func (m *stepper) settle() {
 	}
 	m.answerWaits()
 	m.answerVerifies()
+}
+
+// restless returns, sorted, the Apps for which something may be due: those that this Step touched, those of open
+// transactions, and those that are not at rest. On a Host with a thousand Apps that is a few of them, so the cost of a
+// Step hardly grows with their number.
+func (m *stepper) restless() []string {
+	set := make(map[string]struct{})
+	for app := range m.ownLive {
+		set[app] = struct{}{}
+	}
+	for app := range m.reports {
+		set[app] = struct{}{}
+	}
+	for id := range m.s.attempts {
+		for _, app := range m.s.txn(id).names() {
+			set[app] = struct{}{}
+		}
+	}
+	for app, l := range m.s.live {
+		if l.work == nil && (l.tries > 0 || l.lastErr != nil || !l.conv.known || !l.pub.known || l.pub.want != l.pubSum) {
+			set[app] = struct{}{}
+		}
+	}
+	for app, sec := range m.s.Durable.Sections {
+		if sec.Unsettled || len(sec.Draining) > 0 || m.s.live[app] == nil {
+			set[app] = struct{}{}
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
 }
 
 // apps returns every App that the journal or the volatile part knows, sorted.
