@@ -375,7 +375,10 @@ func sectionShow(s *lbagentv1.SectionShow, open *lbagentv1.OpenTxn) api.SectionS
 		out.Committed = append(out.Committed, deploy.UpstreamView{Name: u.GetName(), Address: u.GetAddress(), Weight: u.GetWeight()})
 	}
 	for _, u := range running.GetUpstreams() {
-		out.Running = append(out.Running, upstreamView(u))
+		// A Host goes on reporting what it has released, until everyone knows; the proxy holds no such row any longer.
+		if u.GetRegistered() {
+			out.Running = append(out.Running, upstreamView(u))
+		}
 	}
 	return out
 }

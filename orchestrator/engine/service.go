@@ -61,7 +61,7 @@ func (e *Engine) Submit(ctx context.Context, source []byte, meta api.Meta) (depl
 			return nil, err
 		}
 		if have, ok := e.s.specs.get(a.Name, a.Committed); ok && a.Committed != 0 && have.Digest() == sp.Digest() {
-			return e.unchanged(a, deploy.KindDeploy, meta, fmt.Sprintf("unchanged: spec %d has this content", a.Committed)), nil
+			return e.unchanged(a, deploy.KindDeploy, meta), nil
 		}
 		e.s.apps[a.Name] = a
 		return e.newRevision(a, deploy.KindDeploy, sp, meta), nil
@@ -95,7 +95,7 @@ func (e *Engine) Scale(ctx context.Context, app string, instances int, meta api.
 			return nil, refused(deploy.RefusedState, "App %s has no committed Spec to scale: deploy or rollback brings it up", app)
 		}
 		if sp.Instances == instances {
-			return e.unchanged(a, deploy.KindScale, meta, fmt.Sprintf("unchanged: spec %d has %d instances", a.Committed, instances)), nil
+			return e.unchanged(a, deploy.KindScale, meta), nil
 		}
 		return e.newRevision(a, deploy.KindScale, sp.WithInstances(instances), meta), nil
 	})
@@ -113,7 +113,7 @@ func (e *Engine) StopApp(ctx context.Context, app string, meta api.Meta) (deploy
 		}
 		if a.Committed == 0 {
 			if a.Stopped {
-				return e.unchanged(a, deploy.KindStop, meta, "unchanged: it is stopped"), nil
+				return e.unchanged(a, deploy.KindStop, meta), nil
 			}
 			return nil, refused(deploy.RefusedState, "App %s was never deployed: there is nothing to stop", app)
 		}
@@ -145,7 +145,7 @@ func (e *Engine) Rollback(ctx context.Context, app string, to uint64, meta api.M
 			return nil, refused(deploy.RefusedInvalid, "spec %d of App %s was never committed, or is no longer kept", target, app)
 		}
 		if a.Open == "" && target == a.Committed {
-			return e.unchanged(a, deploy.KindRollback, meta, fmt.Sprintf("unchanged: spec %d is the committed one", target)), nil
+			return e.unchanged(a, deploy.KindRollback, meta), nil
 		}
 		if err := e.routesFree(sp); err != nil {
 			return nil, err
