@@ -291,8 +291,10 @@ func sectionTo(s participant.Section) *lbagentv1.Section {
 }
 
 func healthTo(h driver.Health) *lbagentv1.Health {
-	kind := lbagentv1.HealthKind_HEALTH_KIND_NONE
+	var kind lbagentv1.HealthKind
 	switch h.Kind {
+	case driver.HealthNone:
+		kind = lbagentv1.HealthKind_HEALTH_KIND_NONE
 	case driver.HealthTCP:
 		kind = lbagentv1.HealthKind_HEALTH_KIND_TCP
 	case driver.HealthHTTP:
