@@ -95,7 +95,8 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 // Start starts the agents, which adopt the tasks of their directories, and the
-// master. When it returns, the agents are registered and the API answers.
+// master. When it returns nil, the agents are registered and the API answers;
+// after an error, call Stop.
 func (c *Cluster) Start(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

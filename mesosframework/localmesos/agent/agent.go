@@ -265,8 +265,7 @@ func (a *Agent) FrameworkRemoved(id string) {
 	})
 }
 
-// Leave ends all tasks and forgets the agent's identity: the master marked it
-// gone.
+// Leave ends all tasks without a word: the master marked the agent gone.
 func (a *Agent) Leave() {
 	a.actor.Post(func() {
 		for _, t := range a.tasks {

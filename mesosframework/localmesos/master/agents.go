@@ -24,6 +24,8 @@ type agent struct {
 	draining     bool
 	drained      bool
 	markGone     bool
+	drainGrace   *mesos.DurationInfo // as asked; see drain
+	drainStart   time.Time
 	total        resource.Set
 	used         resource.Set
 	offered      resource.Set
@@ -309,9 +311,15 @@ func (m *Master) deactivate(a *agent) {
 
 // drain kills the tasks of an agent and keeps it from offers. The grace is
 // that of each task: the default command executor takes no other.
-func (m *Master) drain(a *agent, markGone bool) {
+func (m *Master) drain(a *agent, grace *time.Duration, markGone bool) {
 	m.deactivate(a)
-	a.draining, a.markGone, a.drained = true, markGone, false
+	if !a.draining {
+		a.drainStart = time.Now()
+	}
+	a.draining, a.markGone, a.drained, a.drainGrace = true, markGone, false, nil
+	if grace != nil {
+		a.drainGrace = &mesos.DurationInfo{Nanoseconds: grace.Nanoseconds()}
+	}
 	for _, f := range m.frameworks {
 		for _, t := range f.tasksOf(a) {
 			m.kill(f, &scheduler.Call_Kill{TaskID: t.info.TaskID})

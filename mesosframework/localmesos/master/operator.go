@@ -101,7 +101,12 @@ func (m *Master) operate(c *masterapi.Call, resp *masterapi.Response) (a *answer
 	case masterapi.Call_TEARDOWN:
 		return m.teardown(c.Teardown.FrameworkID.Value), true
 	case masterapi.Call_DRAIN_AGENT:
-		return m.onAgent(c.DrainAgent.AgentID.Value, func(a *agent) { m.drain(a, c.DrainAgent.GetMarkGone()) }), true
+		var grace *time.Duration
+		if g := c.DrainAgent.MaxGracePeriod; g != nil {
+			d := time.Duration(g.Seconds)*time.Second + time.Duration(g.Nanos)
+			grace = &d
+		}
+		return m.onAgent(c.DrainAgent.AgentID.Value, func(a *agent) { m.drain(a, grace, c.DrainAgent.GetMarkGone()) }), true
 	case masterapi.Call_DEACTIVATE_AGENT:
 		return m.onAgent(c.DeactivateAgent.AgentID.Value, m.deactivate), true
 	case masterapi.Call_REACTIVATE_AGENT:
@@ -218,7 +223,8 @@ func (m *Master) getAgents() *masterapi.Response_GetAgents {
 		}
 		if a.draining {
 			gone := a.markGone
-			row.DrainInfo = &mesos.DrainInfo{State: mesos.DrainState_DRAINING, Config: mesos.DrainConfig{MarkGone: &gone}}
+			row.DrainInfo = &mesos.DrainInfo{State: mesos.DrainState_DRAINING, Config: mesos.DrainConfig{MaxGracePeriod: a.drainGrace, MarkGone: &gone}}
+			row.EstimatedDrainStartTime = timeInfo(a.drainStart)
 			if a.drained {
 				row.DrainInfo.State = mesos.DrainState_DRAINED
 			}

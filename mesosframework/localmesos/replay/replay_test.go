@@ -134,7 +134,8 @@ var recordings = []played{
 	{name: "32-agent-restart-no-checkpoint"},
 	// 38: TEARDOWN overtook the ACKNOWLEDGE.
 	{name: "33-agent-killed-unreachable", options: replay.Options{Skip: func(n int) bool { return n == 38 }}},
-	{name: "35-drain-agent", options: replay.Options{InKind: lines(32, 40)}},
+	{name: "35-drain-agent"},
+	{name: "36b-drain-mark-gone-no-killing"},
 	{name: "37-mark-agent-gone"},
 	// 56 and 57 are the log of the fetcher.
 	{name: "39-fetcher", options: replay.Options{InKind: lines(56, 57), LooseOffers: true}},
@@ -177,7 +178,6 @@ var notPlayed = map[string]string{
 	"34-agent-shutdown":                "agents do not unregister (SIGUSR1)",
 	"35b-drain-agent-http-executor":    "max_grace_period of a drain is not honoured",
 	"36-drain-mark-gone":               "a fault of the real one that is not to be copied",
-	"36b-drain-mark-gone-no-killing":   "operator stream and FAILURE at the end of a drain were not compared yet",
 	"38-maintenance":                   "maintenance and inverse offers: 501",
 	"42-operator-calls":                "most operator calls: 501; the others are in 20-24, 35, 37, 44",
 	"43-operator-subscribe":            "operator event stream: 501",

@@ -1,5 +1,3 @@
-// Package reply answers HTTP requests the way libprocess does: the status
-// codes, texts and headers that Mesos clients know.
 package reply
 
 import (

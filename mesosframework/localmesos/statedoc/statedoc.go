@@ -1,5 +1,3 @@
-// Package statedoc prints resources, attributes and tasks in the form of the
-// state endpoints of masters and agents. It is pure.
 package statedoc
 
 import (
