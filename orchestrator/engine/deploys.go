@@ -3,12 +3,10 @@ package engine
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cutover/cutover/orchestrator/deploy"
 	"github.com/cutover/cutover/orchestrator/scheduler"
-	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/txn"
 )
 

@@ -82,7 +82,7 @@ func TestStopAndBack(t *testing.T) {
 		}
 		synctest.Wait()
 		v = w.want(v, deploy.Succeeded, deploy.StepDone)
-		if v.Spec != 0 || len(w.mesos.alive("shop")) != 0 || w.app("shop").State != "stopped" || w.coord.sections["public/shop"] != nil {
+		if v.Spec != 0 || len(w.mesos.alive("shop")) != 0 || w.app("shop").State != "stopped" || w.serving("shop") != nil {
 			t.Fatalf("%+v", v)
 		}
 		// The path is free for another App.
@@ -129,7 +129,7 @@ func TestRollback(t *testing.T) {
 		}
 		synctest.Wait()
 		w.want(v, deploy.Succeeded, deploy.StepDone)
-		if !w.coord.begun[2].Rollback {
+		if !w.coord.proposals()[2].Rollback {
 			t.Error("ROLLBACK-IS-FREE: the coordinator was not told")
 		}
 		if v, err = w.e.Rollback(ctx, "shop", 0, ana); err != nil || v.Spec != 2 {
@@ -156,12 +156,14 @@ func TestFailures(t *testing.T) {
 		"exits at once": {spec: "command: exit", code: "task-exits", reason: "cannot bind"},
 		"never healthy": {spec: "command: sick", wait: 13 * time.Second, code: "task-unhealthy", reason: "connection refused to 10.0.0.1:"},
 		"not placed": {spec: "version: v2", wait: 61 * time.Second, code: "task-not-placed", reason: "too little memory",
-			arm: func(w *world) { w.mesos.full = true }},
+			arm: func(w *world) { w.mesos.configure(func(m *fakeMesos) { m.full = true }) }},
 		"never started": {spec: "command: slow", wait: 61 * time.Second, code: "task-not-placed", reason: "not running yet"},
 		"launch refused": {spec: "version: v2", code: "task-exits", reason: "no such thing",
-			arm: func(w *world) { w.mesos.refuse = fmt.Errorf("%w: no such thing", ErrInvalidTask) }},
+			arm: func(w *world) {
+				w.mesos.configure(func(m *fakeMesos) { m.refuse = fmt.Errorf("%w: no such thing", ErrInvalidTask) })
+			}},
 		"no framework": {spec: "version: v2", code: "task-not-placed", reason: "not connected", wait: 61 * time.Second,
-			arm: func(w *world) { w.mesos.refuse = errors.New("not connected") }},
+			arm: func(w *world) { w.mesos.configure(func(m *fakeMesos) { m.refuse = errors.New("not connected") }) }},
 		"a host refuses": {spec: "version: v2", code: "host-refused", reason: "lb2: DOWN",
 			arm: func(w *world) {
 				w.coord.setEnd(func(s *txn.Status) {
@@ -202,9 +204,7 @@ func TestFailures(t *testing.T) {
 // TestFrameworkComesLater: a framework that does not take tasks yet gets them when it subscribes.
 func TestFrameworkComesLater(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
-		w.mesos.mu.Lock()
-		w.mesos.refuse = errors.New("not started")
-		w.mesos.mu.Unlock()
+		w.mesos.configure(func(m *fakeMesos) { m.refuse = errors.New("not started") })
 		v := w.want(w.submit(yamlSpec("shop", 2)), deploy.Running, deploy.StepLaunching)
 		w.restart()
 		w.want(v, deploy.Running, deploy.StepLaunching)
@@ -214,9 +214,7 @@ func TestFrameworkComesLater(t *testing.T) {
 		}
 		synctest.Wait()
 		w.want(gone, deploy.Aborted, deploy.StepDone)
-		w.mesos.mu.Lock()
-		w.mesos.refuse = nil
-		w.mesos.mu.Unlock()
+		w.mesos.configure(func(m *fakeMesos) { m.refuse = nil })
 		w.mesos.reconcile()
 		synctest.Wait()
 		w.want(v, deploy.Succeeded, deploy.StepDone)
@@ -269,9 +267,6 @@ func TestRollbackBehindAStuckDeploy(t *testing.T) {
 		w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Activating })
 		v3 := w.want(w.submit(yamlSpec("shop", 1, "version: v3")), deploy.Running, deploy.StepActivating)
 		// The abort waits for a Host.
-		w.coord.mu.Lock()
-		x := w.coord.txns[v3.Txn]
-		w.coord.mu.Unlock()
 		w.coord.finish(v3.Txn, func(s *txn.Status) { s.Phase, s.Reason = txn.Restoring, "lb2 is away" })
 		back, err := w.e.Rollback(ctx, "shop", 1, ana)
 		if err != nil {
@@ -285,7 +280,6 @@ func TestRollbackBehindAStuckDeploy(t *testing.T) {
 			t.Fatal(back.Reason)
 		}
 		w.coord.set(func(c *fakeCoordinator) { c.stopAt = 0 })
-		_ = x
 		w.coord.finish(v3.Txn, func(s *txn.Status) { s.Phase = txn.RolledBack })
 		w.want(v3, deploy.Superseded, deploy.StepDone)
 		back = w.want(back, deploy.Succeeded, deploy.StepDone)
@@ -429,7 +423,7 @@ func TestDeadTaskIsReplaced(t *testing.T) {
 		old := w.mesos.alive("shop")
 		w.mesos.set(old[0], Failed, "oom")
 		synctest.Wait()
-		if a := w.coord.amends[0]; len(a.Remove) != 1 || a.Remove[0] != deploy.UpstreamName(old[0]) {
+		if a := w.coord.amendments()[0]; len(a.Remove) != 1 || a.Remove[0] != deploy.UpstreamName(old[0]) {
 			t.Fatalf("%+v", a)
 		}
 		w.pass(time.Second)
@@ -446,7 +440,7 @@ func TestDeadTaskIsReplaced(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		if n := len(w.mesos.launches); n > 5 {
+		if n := w.mesos.launched(); n > 5 {
 			t.Fatalf("%d launches without a pause", n)
 		}
 		w.pass(5 * time.Minute)
@@ -470,7 +464,7 @@ func TestFailingTaskIsReplacedFirst(t *testing.T) {
 		}
 		// A Deploy that comes now waits with its transaction for the insertion.
 		v := w.want(w.submit(yamlSpec("shop", 1, "version: v2")), deploy.Running, deploy.StepPreparing)
-		if n := len(w.coord.begun); n != 1 {
+		if n := len(w.coord.proposals()); n != 1 {
 			t.Fatal("the transaction was begun beside an insertion")
 		}
 		w.coord.let()
@@ -490,8 +484,8 @@ func TestOldTaskDiesDuringDeploy(t *testing.T) {
 		v := w.want(w.submit(yamlSpec("shop", 2, "version: v2")), deploy.Running, deploy.StepActivating)
 		w.mesos.set(old[0], Failed, "oom")
 		synctest.Wait()
-		if len(w.coord.amends) != 1 || len(w.coord.amends[0].Remove) != 1 {
-			t.Fatalf("%+v", w.coord.amends)
+		if len(w.coord.amendments()) != 1 || len(w.coord.amendments()[0].Remove) != 1 {
+			t.Fatalf("%+v", w.coord.amendments())
 		}
 		w.coord.let()
 		w.want(v, deploy.Succeeded, deploy.StepDone)
@@ -511,8 +505,8 @@ func TestNewTaskDiesBeforeCommit(t *testing.T) {
 		w.coord.set(func(c *fakeCoordinator) { c.stopAt = 0 })
 		w.pass(time.Second)
 		w.want(v, deploy.Succeeded, deploy.StepDone)
-		if len(w.coord.begun) != 2 || !slices.Equal(w.mesos.alive("shop"), w.serving("shop")) {
-			t.Fatalf("%d transactions, alive %v, serving %v", len(w.coord.begun), w.mesos.alive("shop"), w.serving("shop"))
+		if len(w.coord.proposals()) != 2 || !slices.Equal(w.mesos.alive("shop"), w.serving("shop")) {
+			t.Fatalf("%d transactions, alive %v, serving %v", len(w.coord.proposals()), w.mesos.alive("shop"), w.serving("shop"))
 		}
 	})
 }
@@ -521,7 +515,7 @@ func TestNewTaskDiesBeforeCommit(t *testing.T) {
 func TestPortsStayBlocked(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		v1 := w.submit(yamlSpec("shop", 1))
-		port := w.mesos.tasks[w.mesos.alive("shop")[0]].place.Ports[0]
+		port := w.mesos.portOf(w.mesos.alive("shop")[0])
 		w.coord.set(func(c *fakeCoordinator) { c.holdDrain = true })
 		w.submit(yamlSpec("shop", 1, "version: v2"))
 		w.mesos.set(v1.Tasks[0].ID, Failed, "died while draining")

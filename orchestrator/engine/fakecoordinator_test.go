@@ -133,6 +133,19 @@ func (c *fakeCoordinator) takeDrains() []txn.Drained {
 	return out
 }
 
+// proposals are all that were begun; amendments all that were asked for.
+func (c *fakeCoordinator) proposals() []txn.Proposal {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.begun)
+}
+
+func (c *fakeCoordinator) amendments() []txn.Amendment {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.amends)
+}
+
 func (c *fakeCoordinator) set(change func(c *fakeCoordinator)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -2,8 +2,6 @@ package engine
 
 import (
 	"context"
-
-	"github.com/cutover/cutover/orchestrator/deploy"
 )
 
 // This file is NO-ORPHAN-KILL: who may still know a task's upstream, and when the task may be killed.

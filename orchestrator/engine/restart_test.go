@@ -18,19 +18,15 @@ func TestRestartAnywhere(t *testing.T) {
 		after func(w *world)
 		end   deploy.State
 	}{
-		"launching": {step: deploy.StepLaunching, arm: func(w *world) { w.mesos.full = true }, after: func(w *world) {
-			w.mesos.full = false
-			for id, task := range w.mesos.tasks {
-				if task.state == Queued {
-					go w.mesos.place(id)
-				}
+		"launching": {step: deploy.StepLaunching, arm: func(w *world) { w.mesos.configure(func(m *fakeMesos) { m.full = true }) }, after: func(w *world) {
+			w.mesos.configure(func(m *fakeMesos) { m.full = false })
+			for _, id := range w.mesos.in(Queued) {
+				go w.mesos.place(id)
 			}
 		}},
 		"launched, not running": {spec: "command: slow", step: deploy.StepLaunching, after: func(w *world) {
-			for id, task := range w.mesos.tasks {
-				if task.state == Launching {
-					w.mesos.run(id)
-				}
+			for _, id := range w.mesos.in(Launching) {
+				w.mesos.run(id)
 			}
 		}},
 		"checking":               {spec: "command: sick", step: deploy.StepChecking, end: deploy.RolledBack},
@@ -38,13 +34,13 @@ func TestRestartAnywhere(t *testing.T) {
 		"preparing":              {step: deploy.StepPreparing, arm: func(w *world) { w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Preparing }) }},
 		"activating":             {step: deploy.StepActivating, arm: func(w *world) { w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Activating }) }},
 		"committing":             {step: deploy.StepCommitting, arm: func(w *world) { w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Deciding }) }},
-		"not told of the commit": {step: deploy.StepCommitting, arm: func(w *world) { w.coord.stopAt = txn.Deciding }, after: func(w *world) {}},
+		"not told of the commit": {step: deploy.StepCommitting, arm: func(w *world) { w.coord.set(func(c *fakeCoordinator) { c.stopAt = txn.Deciding }) }, after: func(w *world) {}},
 		"draining":               {step: deploy.StepDraining, arm: func(w *world) { w.coord.set(func(c *fakeCoordinator) { c.holdDrain = true }) }},
 		"restoring": {step: deploy.StepRestoring, end: deploy.RolledBack, arm: func(w *world) {
 			w.coord.setEnd(func(s *txn.Status) { s.Phase, s.Cause, s.Reason = txn.Restoring, txn.CauseHostRefused, "lb2 refused" })
 		}, after: func(w *world) {
-			for id := range w.coord.txns {
-				w.coord.finish(id, func(s *txn.Status) {
+			for _, p := range w.coord.proposals() {
+				w.coord.finish(p.ID, func(s *txn.Status) {
 					if s.Phase == txn.Restoring {
 						s.Phase = txn.RolledBack
 					}
@@ -93,11 +89,11 @@ func TestRestartAnywhere(t *testing.T) {
 					t.Fatalf("%+v", a)
 				}
 				// And once more: nothing is done twice.
-				launches := len(w.mesos.launches)
+				launches := w.mesos.launched()
 				w.restart()
 				w.pass(time.Minute)
 				w.want(v, end, deploy.StepDone)
-				if got := w.mesos.alive("shop"); !slices.Equal(got, alive) || len(w.mesos.launches) != launches {
+				if got := w.mesos.alive("shop"); !slices.Equal(got, alive) || w.mesos.launched() != launches {
 					t.Fatalf("a restart changed the tasks: %v, then %v", alive, got)
 				}
 			})

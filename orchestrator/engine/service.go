@@ -402,11 +402,12 @@ func (e *Engine) open(a *appRecord, d *deployRecord) {
 	e.feed(d, deploy.Start{})
 }
 
-// unchanged records a Deploy that is done as it is made: the committed state, with its proof, is what was asked for.
-func (e *Engine) unchanged(a *appRecord, kind deploy.Kind, meta api.Meta, why string) *deployRecord {
+// unchanged records a Deploy that is done as it is made: the committed state, with its proof, is what was asked for. Its
+// reason is the bare word that scripts look for (DESIGN section 9).
+func (e *Engine) unchanged(a *appRecord, kind deploy.Kind, meta api.Meta) *deployRecord {
 	sp, _ := e.s.specs.get(a.Name, a.Committed)
 	d := e.newDeploy(a, kind, a.Committed, sp, meta)
-	d.Step, d.State, d.Code, d.Reason = deploy.StepDone, deploy.Succeeded, deploy.CodeUnchanged, why
+	d.Step, d.State, d.Code, d.Reason = deploy.StepDone, deploy.Succeeded, deploy.CodeUnchanged, string(deploy.CodeUnchanged)
 	d.FinishedAt, d.OldGone = e.batch.now, true
 	if by := e.s.deploys[a.CommittedBy]; by != nil {
 		d.Txn, d.Generation, d.Hosts, d.CommittedAt = by.Txn, by.Generation, by.Hosts, by.CommittedAt
@@ -414,7 +415,7 @@ func (e *Engine) unchanged(a *appRecord, kind deploy.Kind, meta api.Meta, why st
 	d.Steps = append(d.Steps, deploy.StepRecord{Step: string(deploy.StepDone), At: e.batch.now})
 	delete(e.s.active, d.ID)
 	view := e.view(d)
-	e.emit(d, deploy.Event{Type: "end", Step: string(deploy.StepDone), Code: string(d.Code), Msg: why}, &view)
+	e.emit(d, deploy.Event{Type: "end", Step: string(deploy.StepDone), Code: string(d.Code), Msg: "unchanged: what is committed is what was asked for"}, &view)
 	e.metrics.ended(d.Deploy)
 	return d
 }

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -17,7 +16,6 @@ import (
 	"github.com/cutover/cutover/orchestrator/deploy"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/store/memstore"
-	"github.com/cutover/cutover/orchestrator/txn"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
 
@@ -262,9 +260,9 @@ func (m *fakeMesos) Kill(_ context.Context, id string) error {
 	m.kills = append(m.kills, id)
 	m.w.coord.mustNotKnow(id)
 	t := m.tasks[id]
-	e := m.w.e
+	e, placed := m.w.e, t != nil && t.place.AgentID != ""
 	go func() {
-		if t == nil || t.place.AgentID == "" {
+		if !placed {
 			_ = e.HandleLost(context.Background(), id, "not launched", true)
 			return
 		}
@@ -310,6 +308,39 @@ func (m *fakeMesos) reconcile() {
 			m.set(r.TaskID, t.state, "reconciled")
 		}
 	}
+}
+
+func (m *fakeMesos) configure(change func(m *fakeMesos)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change(m)
+}
+
+// launched is how many tasks were ever asked for.
+func (m *fakeMesos) launched() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.launches)
+}
+
+func (m *fakeMesos) portOf(id string) uint16 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tasks[id].place.Ports[0]
+}
+
+// in are the tasks in a state.
+func (m *fakeMesos) in(st TaskState) []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for id, t := range m.tasks {
+		if t.state == st {
+			out = append(out, id)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // alive are the App's tasks that run.
