@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -227,6 +228,8 @@ func plain(err error) error {
 		return errors.New("connection refused: its lbagent does not run")
 	case errors.Is(err, syscall.ECONNRESET):
 		return errors.New("connection reset")
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return errors.New("connection lost: its lbagent or its machine has ended it")
 	}
 	var ce *connect.Error
 	if errors.As(err, &ce) {

@@ -27,7 +27,7 @@ func CheckVerified(app string, target, base *lbagentv1.Section, dead map[string]
 	if e == nil {
 		return fmt.Errorf("the evidence does not speak of %s", app)
 	}
-	if e.GetProcess().GetWorkerPid() == 0 {
+	if !HasRead(e) {
 		return errors.New("the evidence does not name the proxy process")
 	}
 	rows := map[string]*lbagentv1.UpstreamStatus{}
@@ -73,8 +73,8 @@ func CheckAborted(apps []string, a *lbagentv1.Aborted) error {
 		return nil
 	}
 	for _, app := range apps {
-		if EvidenceOf(a.GetEvidence(), app) == nil {
-			return fmt.Errorf("the answer holds no digest of %s", app)
+		if !HasRead(EvidenceOf(a.GetEvidence(), app)) {
+			return fmt.Errorf("the answer holds no digest of %s as read back", app)
 		}
 	}
 	return nil

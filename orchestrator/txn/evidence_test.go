@@ -79,8 +79,10 @@ func TestCheckAborted(t *testing.T) {
 	if err := CheckAborted([]string{"shop"}, &lbagentv1.Aborted{Evidence: []*lbagentv1.Evidence{reading()}}); err != nil {
 		t.Error(err)
 	}
-	if err := CheckAborted([]string{"shop"}, &lbagentv1.Aborted{}); err == nil {
-		t.Error("an Aborted without digests was taken")
+	for _, a := range []*lbagentv1.Aborted{{}, {Evidence: []*lbagentv1.Evidence{{App: "shop"}}}} {
+		if CheckAborted([]string{"shop"}, a) == nil {
+			t.Errorf("an Aborted without what was read back was taken: %v", a)
+		}
 	}
 }
 
@@ -88,6 +90,8 @@ func TestCheckAborted(t *testing.T) {
 func TestReleasedOn(t *testing.T) {
 	drained := row("a", draining, true)
 	drained.Drained, drained.Forced = true, true
+	unread := reading()
+	unread.Process = nil
 	report := func(txn, amendments uint64, e *lbagentv1.Evidence) *lbagentv1.SectionReport {
 		v := &lbagentv1.Version{Txn: txn, Amendments: amendments}
 		if e != nil {
@@ -113,6 +117,7 @@ func TestReleasedOn(t *testing.T) {
 		"warm":                    {known: true, report: report(5, 1, reading(row("a", warm, true)))},
 		"drained, forced":         {known: true, report: report(5, 1, reading(drained)), released: true, forced: true},
 		"not read yet":            {known: true, report: report(5, 1, nil)},
+		"agent just started":      {known: true, report: report(5, 1, unread)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := HostReports{Known: tc.known, Sections: map[string]*lbagentv1.SectionReport{}}
@@ -143,6 +148,8 @@ func TestDisagreement(t *testing.T) {
 	both := []*lbagentv1.UpstreamStatus{row("a", serving, true), row("b", serving, false), row("x", draining, true)}
 	open := at(4, 0)
 	open.Open = &lbagentv1.OpenTxn{TxnId: "t"}
+	unread := at(5, 1)
+	unread.Evidence.Process = nil
 	tombstone := at(6, 0)
 	tombstone.Removed = true
 	for name, tc := range map[string]struct {
@@ -162,6 +169,7 @@ func TestDisagreement(t *testing.T) {
 		"counts more of them": {committed, at(5, 2, both...), ""},
 		"lacks a name":        {committed, at(5, 1, both[0]), "it lacks b"},
 		"routes to another":   {committed, at(5, 1, append(both, row("z", serving, true))...), "it routes to z"},
+		"agent just started":  {committed, unread, ""},
 		"removed":             {removed, tombstone, ""},
 		"not removed":         {removed, at(5, 1, both...), "another version"},
 		"removal unknown":     {removed, nil, "does not know of the removal"},

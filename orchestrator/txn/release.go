@@ -29,7 +29,7 @@ func ReleasedOn(h HostReports, app, name string, min *lbagentv1.Version) (releas
 	if e == nil {
 		return report.GetRemoved(), false
 	}
-	if CompareVersions(e.GetVersion(), min) < 0 {
+	if CompareVersions(e.GetVersion(), min) < 0 || !HasRead(e) {
 		return false, false
 	}
 	for _, row := range e.GetUpstreams() {
@@ -39,6 +39,10 @@ func ReleasedOn(h HostReports, app, name string, min *lbagentv1.Version) (releas
 	}
 	return true, false
 }
+
+// HasRead says whether the evidence comes from a reading of the running proxy. An agent that has just started reports its
+// journal before it has read anything: that no row is listed then says nothing.
+func HasRead(e *lbagentv1.Evidence) bool { return e.GetProcess().GetWorkerPid() != 0 }
 
 // Disagreement says in words how the Host's report of an App differs from the committed Section, or "". Only reports
 // without an open transaction are compared: until then the transaction has the say.
@@ -68,7 +72,7 @@ func Disagreement(h HostReports, app string, committed *lbagentv1.CommittedSecti
 		return "it lacks an amendment"
 	}
 	e := report.GetEvidence()
-	if e == nil || committed.GetRemoved() || CompareVersions(e.GetVersion(), committed.GetVersion()) < 0 {
+	if !HasRead(e) || committed.GetRemoved() || CompareVersions(e.GetVersion(), committed.GetVersion()) < 0 {
 		return ""
 	}
 	want := names(committed.GetSection())

@@ -213,7 +213,7 @@ func (c *Conductor) Released(ctx context.Context, names []string) ([]string, err
 	var out []string
 	err := c.ask(ctx, func() {
 		for _, h := range c.hosts {
-			if !h.reports.Known {
+			if !h.hasRead() {
 				return
 			}
 		}
@@ -225,6 +225,19 @@ func (c *Conductor) Released(ctx context.Context, names []string) ([]string, err
 		}
 	})
 	return out, err
+}
+
+// hasRead: the Host has said what its running proxy holds, for every Section.
+func (h *host) hasRead() bool {
+	if !h.reports.Known {
+		return false
+	}
+	for _, s := range h.reports.Sections {
+		if !s.GetRemoved() && !txn.HasRead(s.GetEvidence()) {
+			return false
+		}
+	}
+	return true
 }
 
 // heldNames are all names that may be in traffic somewhere.

@@ -109,8 +109,9 @@ func (c *Conductor) commit(ops []store.Op) (store.Revision, error) {
 	return rev, err
 }
 
-// orderBlock is how many order numbers are reserved at once. The next block is reserved when half is used.
-const orderBlock = 1024
+// orderBlock is how many order numbers are reserved at once: what a restart may skip. The next block is reserved when
+// half is used.
+const orderBlock = 64
 
 // keyOrder holds the highest order number that may have been given out.
 const keyOrder = "counter/order"
