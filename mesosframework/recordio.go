@@ -2,6 +2,7 @@ package mesosframework
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -48,7 +49,7 @@ func (rr *recordReader) next() ([]byte, error) {
 		return nil, fmt.Errorf("a record of %d bytes is longer than the limit of %d (Options.MaxRecord)", length, rr.limit)
 	}
 	buf, err := rr.fill(length)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	return buf, err

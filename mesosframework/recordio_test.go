@@ -26,7 +26,7 @@ func TestRecordReader(t *testing.T) {
 	var got []string
 	for {
 		rec, err := rr.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

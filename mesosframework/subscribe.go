@@ -265,8 +265,9 @@ func (f *Framework) event(e *scheduler.Event) error {
 		}
 	case scheduler.Event_ERROR:
 		return streamError(e.GetError().GetMessage())
+	default:
+		// Inverse offers, messages, operations and what newer masters may send need
+		// nothing from us.
 	}
-	// Inverse offers, messages, operations and what newer masters may send need
-	// nothing from us.
 	return nil
 }

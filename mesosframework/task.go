@@ -221,8 +221,9 @@ func (s TaskState) Terminal() bool {
 	switch s {
 	case Finished, Failed, Killed, Errored, Dropped, Gone:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // Away reports whether Mesos does not know at the moment whether the task runs.
@@ -230,8 +231,9 @@ func (s TaskState) Away() bool {
 	switch s {
 	case Lost, Unreachable, GoneByOperator, Unknown:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // rank orders the states of a living task; 0 for all others.
@@ -245,8 +247,9 @@ func (s TaskState) rank() int {
 		return 3
 	case Killing:
 		return 4
+	default:
+		return 0
 	}
-	return 0
 }
 
 // Source says who made an update: SOURCE_MASTER, SOURCE_AGENT or SOURCE_EXECUTOR.

@@ -282,7 +282,7 @@ func (m *masters) subscribe(ctx context.Context, client *http.Client, call *sche
 		if resp.StatusCode == http.StatusOK {
 			id := resp.Header.Get(streamIDHeader)
 			if ct := resp.Header.Get("Content-Type"); id == "" || ct != mediaType {
-				resp.Body.Close()
+				_ = resp.Body.Close()
 				return nil, fmt.Errorf("master %s: subscription with stream id %q and content type %q: not a Mesos master?", base, id, ct)
 			}
 			return &stream{base: base, id: id, body: resp.Body, cred: cred}, nil
@@ -315,7 +315,7 @@ func (m *masters) open(ctx context.Context, client *http.Client, base *url.URL, 
 	}
 	resp, err := client.Do(req)
 	if !late.Stop() && err == nil {
-		resp.Body.Close()
+		_ = resp.Body.Close()
 		err = context.Cause(ctx)
 	}
 	if err != nil {

@@ -117,8 +117,9 @@ func (r rule) static() bool {
 		return true
 	case Cluster:
 		return r.Value != ""
+	default:
+		return false
 	}
-	return false
 }
 
 // admits judges a static rule for an attribute value.
@@ -130,8 +131,9 @@ func (r rule) admits(value string, present bool) bool {
 		return present && r.expr.MatchString(value)
 	case Unlike:
 		return !present || !r.expr.MatchString(value)
+	default:
+		return true
 	}
-	return true
 }
 
 // perAgent reports whether the attribute differs from agent to agent and so

@@ -383,6 +383,7 @@ func (p *pass) violated(s *shape, a *Agent) string {
 		}
 		counts := p.byValue(s.group, r.Attribute)
 		switch r.Operator {
+		case Is, Like, Unlike, Spread: // judged above, and by score
 		case Unique, MaxPer:
 			if n := counts[v]; n >= r.limit {
 				return fmt.Sprintf("%s: %s=%s has %d already", r, r.Attribute, v, n)
