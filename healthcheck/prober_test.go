@@ -2,6 +2,7 @@ package healthcheck
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -203,7 +204,7 @@ func TestProberAddRemove(t *testing.T) {
 		if _, open := <-p.Events(); open {
 			t.Error("Events is open after Stop")
 		}
-		if err := p.Add(target); err != ErrStopped {
+		if err := p.Add(target); !errors.Is(err, ErrStopped) {
 			t.Errorf("Add after Stop: %v", err)
 		}
 	})
