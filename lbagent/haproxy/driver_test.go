@@ -449,7 +449,7 @@ func TestBackgroundCheckVetoes(t *testing.T) {
 	p.put(t, s)
 	p.await(t, "veto", func() error {
 		if err := p.driver.Stage(testContext(t), s); !errors.As(err, new(*driver.RefusedError)) {
-			return fmt.Errorf("stage: %v", err)
+			return fmt.Errorf("stage: %w", err)
 		}
 		return nil
 	})

@@ -128,7 +128,7 @@ func (d *Driver) asksFrontends(ctx context.Context, p processes) error {
 				return fmt.Errorf("%w: frontend %s on %s: %w", driver.ErrProxyMismatch, f.Name, to, err)
 			}
 			text, err := io.ReadAll(io.LimitReader(resp.Body, 200))
-			resp.Body.Close()
+			_ = resp.Body.Close()
 			if want := fmt.Sprintf("%d %s", p.current[0], d.tree.mark); err != nil || strings.TrimSpace(string(text)) != want {
 				return fmt.Errorf("%w: frontend %s: what answers on %s is not worker %d with our Frame: find it with `ss -ltnp`",
 					driver.ErrProxyMismatch, f.Name, to, p.current[0])

@@ -99,6 +99,7 @@ func renderApp(s driver.Section) []byte {
 			fmt.Fprintf(&b, "    server %s weight=%d max_fails=2 fail_timeout=2s; # %s\n", u.Address, u.Weight, u.Name)
 		case driver.Draining:
 			fmt.Fprintf(&b, "    server %s weight=%d down; # %s, draining\n", u.Address, u.Weight, u.Name)
+		case driver.Warm: // probed by the agent, and no server of nginx yet
 		}
 	}
 	b.WriteString("}\n")

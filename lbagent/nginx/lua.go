@@ -307,7 +307,10 @@ func (d *Lua) settled(caller context.Context, apps []string, atLeast uint64) (lu
 			case caller.Err() != nil:
 			case ctx.Err() != nil:
 				// The caller would wait on; the worker that took the question does not answer.
-				err = fmt.Errorf("%w: a worker took a question and did not answer in %s (%w; before that: %v)", driver.ErrProxyDown, settleTimeout, err, why)
+				err = fmt.Errorf("%w: a worker took a question and did not answer in %s: %w", driver.ErrProxyDown, settleTimeout, err)
+				if why != nil {
+					err = fmt.Errorf("%w (before that: %w)", err, why)
+				}
 			default:
 				err = downWithReason(err, d.o.Listen)
 			}

@@ -213,7 +213,7 @@ func (d *Reload) Stage(ctx context.Context, want driver.Section) error {
 		if err != nil {
 			return "", nil, err
 		}
-		done := func() { os.RemoveAll(tree) }
+		done := func() { _ = os.RemoveAll(tree) } // what is left goes at the next start
 		err = os.WriteFile(filepath.Join(tree, frameFile), frame, 0o600)
 		if err == nil && block != nil {
 			err = os.WriteFile(filepath.Join(tree, "app.conf"), block, 0o600)

@@ -112,7 +112,7 @@ func ask(ctx context.Context, socket, method string, target netip.AddrPort, path
 	if err := conn.SetDeadline(deadline); err != nil {
 		return Answer{}, err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if strings.ContainsAny(path+host, " \r\n\x00") {
 		return Answer{}, fmt.Errorf("path %q or host %q is not one word", path, host)

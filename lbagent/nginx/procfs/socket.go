@@ -288,7 +288,7 @@ func ShutdownConns(pid int, remote netip.AddrPort) (int, error) {
 				n++
 			}
 		}
-		unix.Close(dup)
+		_ = unix.Close(dup)
 	}
 	return n, nil
 }

@@ -29,7 +29,7 @@ var (
 	upstreamName = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,64}$`)
 	hostName     = regexp.MustCompile(`^(\*|[a-z0-9_]([a-z0-9._-]{0,253}[a-z0-9_])?|\[[0-9a-f:.]+\])$`)
 	// Printable ASCII without what ends a word or starts a query, a fragment or a quote in some configuration language.
-	urlPath = regexp.MustCompile("^/[!$%&'()*+,./0-9:;=@A-Z_a-z~\\[\\]^|{}-]*$")
+	urlPath = regexp.MustCompile(`^/[!$%&'()*+,./0-9:;=@A-Z_a-z~\[\]^|{}-]*$`)
 )
 
 // CheckApp says why a name cannot be the name of an App in files and keys.
