@@ -58,6 +58,7 @@ func TestDrill07TheOrchestratorIsKilled(t *testing.T) {
 			load := c.load("/shop")
 			id, goOn := step.at(c)
 			watch := c.background("watch", id, "-o", "json", "--timeout", "2m")
+			c.eventually("the command line watches", func() bool { return strings.Contains(watch.err.String(), "step") })
 			c.kill9()
 			goOn()
 			c.start()

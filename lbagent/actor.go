@@ -82,7 +82,7 @@ func (a *Agent) act(ctx context.Context) {
 		}
 		timer.Reset(max(wake.Sub(now), 0))
 		switch ev.(type) {
-		case participant.Reading, participant.ReadFailed, participant.ProcessSeen, participant.Tick:
+		case participant.Reading, participant.ReadFailed, participant.ProcessSeen, participant.ProcessGone, participant.Tick:
 			// The reader looks at its plan after its own events anyway; waking it for them would turn it into a busy loop.
 		default:
 			a.wakeReader()

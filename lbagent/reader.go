@@ -33,8 +33,11 @@ func (a *Agent) readLoop(ctx context.Context) {
 	var last, lastWatched, lastAll, lastProcess time.Time
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var proxy proxyWatch
+	defer proxy.close()
 	for {
 		s := a.state.Load()
+		proxy.follow(s.Process)
 		now := time.Now()
 		plan := s.ReadPlan()
 		every := allEvery
@@ -67,6 +70,7 @@ func (a *Agent) readLoop(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		proxy.follow(a.state.Load().Process)
 		pause := processEvery
 		if len(plan.Urgent) > 0 || plan.All {
 			pause = urgentEvery
@@ -78,6 +82,10 @@ func (a *Agent) readLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-proxy.gone:
+			a.log.Warn("the proxy's process has ended", "master", proxy.process.MasterPID, "worker", proxy.process.WorkerPID)
+			a.sendAndWait(ctx, participant.ProcessGone{Process: proxy.process})
+			proxy.close()
 		case <-a.kick:
 			// Something changed: look again at once, but give the proxy a moment between two readings.
 			if gap := urgentGap - time.Since(last); gap > 0 {
@@ -113,6 +121,11 @@ func (a *Agent) read(ctx context.Context, apps []string) {
 	} else {
 		a.m.reads.Observe(time.Since(started).Seconds())
 	}
+	a.sendAndWait(ctx, ev)
+}
+
+// sendAndWait hands an event to the actor and waits until it has been stepped.
+func (a *Agent) sendAndWait(ctx context.Context, ev participant.Event) {
 	done := make(chan struct{})
 	if !a.send(ctx, input{event: ev, done: done}) {
 		return

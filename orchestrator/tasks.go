@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -33,7 +34,16 @@ func (t tasks) Launch(ctx context.Context, specs []engine.TaskSpec) error {
 			out[i].Constraints = append(out[i].Constraints, placement.Constraint{Attribute: c.Attribute, Operator: placement.Operator(c.Operator), Value: c.Value})
 		}
 	}
-	return t.framework.Launch(ctx, out)
+	for i := range out {
+		if err := out[i].Validate(); err != nil {
+			return fmt.Errorf("%w: %w", engine.ErrInvalidTask, err)
+		}
+	}
+	err := t.framework.Launch(ctx, out)
+	if errors.Is(err, mesosframework.ErrDuplicateTask) {
+		return nil // it was launched already, by an earlier call whose outcome was not seen
+	}
+	return err
 }
 
 func (t tasks) Kill(ctx context.Context, task string) error { return t.framework.Kill(ctx, task) }

@@ -125,6 +125,8 @@ type (
 	}
 	// ProcessSeen names the process that runs now.
 	ProcessSeen struct{ Process driver.Process }
+	// ProcessGone: a process of the proxy has ended.
+	ProcessGone struct{ Process driver.Process }
 	// Tick lets the deadlines be looked at.
 	Tick struct{}
 	// JournalFailed: a Record could not be made durable. The effects after it were not carried out.
@@ -144,6 +146,7 @@ func (AppsFound) event()     {}
 func (Reading) event()       {}
 func (ReadFailed) event()    {}
 func (ProcessSeen) event()   {}
+func (ProcessGone) event()   {}
 func (Tick) event()          {}
 func (JournalFailed) event() {}
 

@@ -142,6 +142,10 @@ func (m *stepper) dispatch(ev Event) {
 		m.stepReadFailed(ev)
 	case ProcessSeen:
 		m.seeProcess(ev.Process)
+	case ProcessGone:
+		if sameProcess(ev.Process, m.s.Process) {
+			m.seeProcess(driver.Process{}) // until another one is read, nothing runs
+		}
 	case AppsFound:
 		for _, app := range ev.Apps {
 			m.live(app)

@@ -127,7 +127,9 @@ type Amendment struct {
 // Amended is the outcome of an Amendment.
 type Amended struct {
 	ID, Group, App string
-	// Done: every Host of the view has it. Otherwise Err says why an insert was given up on (which Host, which upstream).
+	// Done: every Host of the view has it, apart from Hosts that are away: those get it by Sync when they are back, and
+	// what retired is not released before. Otherwise Reason says why an insert was given up on (which Host, which
+	// upstream); it is then taken back on all Hosts. Told again, with the same Done, whenever Released grows.
 	Done     bool
 	Reason   string
 	Released []string

@@ -183,7 +183,7 @@ type (
 		Refusal  *lbagentv1.Refusal
 		Evidence []*lbagentv1.Evidence
 	}
-	// ProcessSeen: the Host's report names its proxy process. At is the Host's clock.
+	// ProcessSeen: the Host's report names its proxy process, or NoProcess. At is the Host's clock.
 	ProcessSeen struct {
 		Host string
 		PID  int64
@@ -219,6 +219,9 @@ func (DecisionWritten) event() {}
 func (WriteRefused) event()    {}
 func (AbortAsked) event()      {}
 func (Tick) event()            {}
+
+// NoProcess is the PID of a Host whose proxy does not run: what an earlier process reported does not count.
+const NoProcess = -1
 
 // Effect is what the conductor has to do, in order.
 type Effect interface{ effect() }

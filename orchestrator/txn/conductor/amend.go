@@ -112,15 +112,19 @@ func (a *amendment) lockID() string { return prefixAmend + a.a.ID }
 
 func lockedAmendment(lockID string) string { return strings.TrimPrefix(lockID, prefixAmend) }
 
-func (a *amendment) nextWake() time.Time {
+// amendmentWake is when advanceAmendment has something to do, if nothing happens before.
+func (c *Conductor) amendmentWake(a *amendment) time.Time {
 	var at time.Time
 	for _, s := range a.stages() {
 		if !s.ready() {
 			continue
 		}
-		for _, h := range s.hosts {
+		for name, h := range s.hosts {
 			if !h.done && !h.flying {
 				at = sooner(at, h.at)
+			}
+			if host := c.hosts[name]; !h.done && s == a.insert && !host.up && s.anyDone() {
+				at = sooner(at, host.downAt.Add(c.rules.HostWait))
 			}
 		}
 	}
@@ -128,6 +132,42 @@ func (a *amendment) nextWake() time.Time {
 		at = sooner(at, a.a.Deadline)
 	}
 	return at
+}
+
+// leaveAway ends an insertion without the Hosts that are away, once all others have verified it: one dead Host must not
+// keep the others from getting their replacements (NEVER-ZERO). It gets the committed state by Sync when it is back,
+// and until then it holds what retired: no task of those is killed (NO-ORPHAN-KILL).
+func (c *Conductor) leaveAway(a *amendment, now time.Time) {
+	s := a.insert
+	if !s.ready() || !s.anyDone() {
+		return
+	}
+	var away []*stageHost
+	for name, h := range s.hosts {
+		host := c.hosts[name]
+		switch {
+		case h.done:
+		case host.up || now.Sub(host.downAt) < c.rules.HostWait:
+			return
+		default:
+			away = append(away, h)
+		}
+	}
+	for _, h := range away {
+		if h.cancel != nil {
+			h.cancel()
+		}
+		h.cancel, h.flying, h.done = nil, false, true
+	}
+}
+
+func (s *stage) anyDone() bool {
+	for _, h := range s.hosts {
+		if h.done {
+			return true
+		}
+	}
+	return false
 }
 
 // sooner returns the earlier of two times, of which zero means never.
@@ -501,6 +541,7 @@ func (c *Conductor) advanceAmendment(a *amendment) {
 		return
 	}
 	now := time.Now()
+	c.leaveAway(a, now)
 	if a.insert != nil && !a.insert.over() && !now.Before(a.a.Deadline) {
 		c.giveUp(a, "the deadline passed: "+a.waiting())
 		return

@@ -105,6 +105,7 @@ type host struct {
 	name    string
 	slots   chan struct{} // bounds its calls
 	up      bool
+	downAt  time.Time // since when it is not up
 	state   *lbagentv1.HostState
 	reports txn.HostReports
 	// suspects are the Apps to compare with the committed state: something about them changed.
@@ -150,6 +151,7 @@ func New(opts Options) (*Conductor, error) {
 		h := l.Host()
 		c.hosts[h.Name] = &host{
 			link: l, group: h.Group, name: h.Name, slots: make(chan struct{}, callsPerHost),
+			downAt:  time.Now(),
 			inDoubt: map[string]*settling{}, suspects: map[string]bool{},
 		}
 	}
@@ -237,7 +239,7 @@ func (c *Conductor) armWake(wake *time.Timer) {
 		earliest(c.rules.NextWake(o.state))
 	}
 	for _, a := range c.amends {
-		earliest(a.nextWake())
+		earliest(c.amendmentWake(a))
 	}
 	for _, h := range c.hosts {
 		if h.up && !h.syncing && h.syncTries > 0 {

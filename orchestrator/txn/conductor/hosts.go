@@ -59,7 +59,7 @@ func (c *Conductor) HostReported(_ context.Context, name string, report *lbagent
 // nothing can have changed there that was not sent to it.
 func (c *Conductor) HostDisconnected(_ context.Context, name string, _ string) {
 	c.post(func() {
-		c.hosts[name].up = false
+		c.hosts[name].up, c.hosts[name].downAt = false, time.Now()
 		for _, id := range sortedKeys(c.txns) {
 			if o := c.txns[id]; o != nil && o.host(name) != nil {
 				c.step(o, txn.HostLink{Host: name})
@@ -95,7 +95,11 @@ func (c *Conductor) takeReport(h *host, msg *lbagentv1.WatchResponse) {
 			c.tellReported(h, s, open)
 		}
 	}
-	if pid := msg.GetHost().GetProcess().GetWorkerPid(); pid != 0 {
+	if state := msg.GetHost(); state != nil {
+		pid := state.GetProcess().GetWorkerPid()
+		if pid == 0 {
+			pid = txn.NoProcess
+		}
 		for _, id := range sortedKeys(c.txns) {
 			if o := c.txns[id]; o != nil && o.host(h.name) != nil {
 				c.step(o, txn.ProcessSeen{Host: h.name, PID: pid, At: msg.GetSentAt().AsTime()})

@@ -215,6 +215,27 @@ func TestAmendInsertAndRetire(t *testing.T) {
 	cl.commit("t2", "b")
 }
 
+// One dead Host must not keep the others from getting a replacement; it gets it when it is back.
+func TestAmendInsertWithoutAHostThatIsAway(t *testing.T) {
+	cl := newCluster(t, "lb1", "lb2").up()
+	cl.commit("t1", "a")
+	cl.holds([]string{"a"}, "lb1", "lb2")
+	cl.hosts["lb2"].Freeze()
+	if err := cl.Amend(t.Context(), txn.Amendment{ID: "am", Group: "public", App: "shop", Insert: []*lbagentv1.Upstream{upstream("b")}, Retire: []string{"a"}}); err != nil {
+		t.Fatal(err)
+	}
+	cl.heard.until(t, "the amendment", func() bool { a, ok := amended(cl.heard, "am"); return ok && a.Done })
+	cl.holds([]string{"b"}, "lb1")
+	cl.hosts["lb1"].Drain("shop")
+	if got, _ := cl.Released(t.Context(), []string{"a"}); len(got) != 0 {
+		t.Error("a is released although lb2 still serves it")
+	}
+	cl.hosts["lb2"].Thaw()
+	cl.holds([]string{"b"}, "lb2")
+	cl.hosts["lb2"].Drain("shop")
+	cl.heard.until(t, "a to be released", func() bool { a, _ := amended(cl.heard, "am"); return slices.Equal(a.Released, []string{"a"}) })
+}
+
 // An insertion that one Host refuses is taken back everywhere, and what was to retire stays.
 func TestAmendInsertRefused(t *testing.T) {
 	cl := newCluster(t, "lb1", "lb2").up()

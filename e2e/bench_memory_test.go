@@ -1,0 +1,115 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	appsWeighed = 20
+	// What is weighed is looked at for a while: a garbage-collected heap breathes.
+	looks     = 20
+	lookEvery = 500 * time.Millisecond
+)
+
+// benchMemory weighs the processes of a cluster (2 HAProxy, 2 nginx with Lua) with 20 Apps of 4 instances, each deployed
+// twice: every lbagent, and the process of `cutover dev`, which is the orchestrator with the local Mesos. VmRSS, the largest
+// of 20 looks in 10 s. The supervisors of tasks and Hosts are processes of their own, and are listed apart.
+func benchMemory(b *testing.B, t *table) {
+	c := newBenchCluster(b, "haproxy=2,nginx=2")
+	api := c.client()
+	for _, version := range []string{"v1", "v2"} {
+		var g errgroup.Group
+		g.SetLimit(2)
+		for i := range appsWeighed {
+			s := shop(version)
+			s.Name = fmt.Sprintf("app-%d", i)
+			s.Path = "/" + s.Name
+			s.Interval = 500 * time.Millisecond
+			g.Go(func() error {
+				_, _, err := c.deploy(api, s)
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var dev, devOwn []float64
+	agents := make([][]float64, len(c.info.Hosts))
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for range looks {
+		total, own, err := resident(c.info.PID)
+		if err != nil {
+			b.Fatal(err)
+		}
+		dev, devOwn = append(dev, total), append(devOwn, own)
+		for i := range agents {
+			total, _, err := resident(c.agentPID(i))
+			if err != nil {
+				b.Fatal(err)
+			}
+			agents[i] = append(agents[i], total)
+		}
+		<-tick.C
+	}
+	b.ReportMetric(quantile(dev, 1), "dev-MiB")
+	t.memory("memory: orchestrator + local Mesos with 20 Apps, VmRSS", 256, dev)
+	for i, h := range c.info.Hosts {
+		t.memory(fmt.Sprintf("memory: lbagent of %s with 20 Apps, VmRSS", short(h)), 64, agents[i])
+	}
+	t.note("memory: orchestrator + local Mesos: %.0f MiB of it are not pages of files (p50)", quantile(devOwn, 0.5))
+	for _, role := range []string{"task-supervisor", "supervise"} {
+		if sizes := c.residentOf(role); len(sizes) > 0 {
+			var sum float64
+			for _, s := range sizes {
+				sum += s
+			}
+			t.note("memory: apart from that %d processes `cutover %s`, VmRSS %.0f MiB each (p50), %.0f MiB in all, shared pages counted each time", len(sizes), role, quantile(sizes, 0.5), sum)
+		}
+	}
+}
+
+// agentPID is the current lbagent of the i-th Host.
+func (c *benchCluster) agentPID(i int) int {
+	c.Helper()
+	data, err := os.ReadFile(filepath.Join(c.dir, "hosts", c.info.Hosts[i].Name, "run", "lbagent.json"))
+	var id struct {
+		PID int `json:"pid"`
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &id)
+	}
+	if err != nil || id.PID <= 1 {
+		c.Fatalf("the lbagent of %s: pid %d, %v", c.info.Hosts[i].Name, id.PID, err)
+	}
+	return id.PID
+}
+
+// residentOf weighs the processes of this cluster that run the given hidden command.
+func (c *benchCluster) residentOf(role string) []float64 {
+	c.Helper()
+	var sizes []float64
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range procs {
+		data, err := os.ReadFile(p)
+		argv := bytes.Split(data, []byte{0})
+		if err != nil || len(argv) < 2 || string(argv[1]) != role || !bytes.Contains(data, []byte(c.dir)) {
+			continue
+		}
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(p)))
+		if total, _, err := resident(pid); err == nil && total > 0 {
+			sizes = append(sizes, total)
+		}
+	}
+	return sizes
+}

@@ -1,0 +1,56 @@
+package lbagent
+
+import (
+	"sync"
+
+	"github.com/cutover/cutover/internal/pidfd"
+	"github.com/cutover/cutover/lbagent/driver"
+)
+
+// proxyWatch learns of the end of the proxy's processes at once: what a process reported proves nothing any more when it
+// has gone, and a vote that rests on it must not stand for as long as the next reading takes (RUNNING = JOURNAL). Used by
+// the reader's goroutine only.
+type proxyWatch struct {
+	process driver.Process
+	gone    chan struct{} // closed when a process of it has ended; nil: nothing is watched
+	stop    func()
+}
+
+// follow watches the processes of p instead of those watched so far.
+func (w *proxyWatch) follow(p driver.Process) {
+	if p == w.process {
+		return
+	}
+	w.close()
+	w.process = p
+	if p == (driver.Process{}) {
+		return
+	}
+	gone, quit := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	tell := func() { once.Do(func() { close(gone) }) }
+	var wg sync.WaitGroup
+	for _, pid := range []int{p.MasterPID, p.WorkerPID} {
+		watch, err := pidfd.Open(pid)
+		if err != nil {
+			tell() // it has ended since it was read
+			continue
+		}
+		wg.Go(func() {
+			defer watch.Close()
+			select {
+			case <-watch.Done():
+				tell()
+			case <-quit:
+			}
+		})
+	}
+	w.gone, w.stop = gone, func() { close(quit); wg.Wait() }
+}
+
+func (w *proxyWatch) close() {
+	if w.stop != nil {
+		w.stop()
+	}
+	*w = proxyWatch{}
+}
