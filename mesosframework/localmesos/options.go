@@ -3,7 +3,6 @@ package localmesos
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -137,7 +136,7 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.MaxLog, 16<<20)
 	setDefault(&o.KeepSandboxes, 100)
 	if o.Logger == nil {
-		o.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return o, nil
 }

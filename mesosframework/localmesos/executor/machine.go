@@ -311,6 +311,7 @@ func EmptyCheck(t mesos.CheckInfo_Type) mesos.CheckStatusInfo {
 		s.HTTP = &mesos.CheckStatusInfo_Http{}
 	case mesos.CheckInfo_TCP:
 		s.TCP = &mesos.CheckStatusInfo_Tcp{}
+	default: // no such check passes validation
 	}
 	return s
 }

@@ -171,6 +171,7 @@ func invalid(c *scheduler.Call) string {
 		if c.UpdateFramework.FrameworkInfo.ID.GetValue() != c.FrameworkID.GetValue() {
 			return "'framework_id' differs from 'update_framework.framework_info.id'"
 		}
+	default: // nothing more is needed
 	}
 	return ""
 }
@@ -229,6 +230,7 @@ func (m *Master) call(c *scheduler.Call, h http.Header) answer {
 	case scheduler.Call_SHUTDOWN, scheduler.Call_MESSAGE, scheduler.Call_ACCEPT_INVERSE_OFFERS, scheduler.Call_DECLINE_INVERSE_OFFERS,
 		scheduler.Call_RECONCILE_OPERATIONS:
 		return answer{http.StatusNotImplemented, "local Mesos does not implement the call " + c.Type.String() + "; a real Mesos does."}
+	default: // SUBSCRIBE has its own way; UNKNOWN asks for nothing
 	}
 	return accepted
 }

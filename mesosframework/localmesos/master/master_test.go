@@ -3,7 +3,6 @@ package master
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -38,7 +37,7 @@ var _ Agent = quietAgent{}
 
 func newMaster(t interface{ Fatal(...any) }) *Master {
 	m, err := New(Options{Addr: "127.0.0.1:5050", AllocationInterval: time.Hour, HeartbeatInterval: time.Hour, PingTimeout: time.Hour,
-		MaxPings: 5, Version: "test", Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		MaxPings: 5, Version: "test", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,8 +70,9 @@ func invalidOperator(c *masterapi.Call) string {
 		return need(c.ReactivateAgent != nil, "reactivate_agent")
 	case masterapi.Call_MARK_AGENT_GONE:
 		return need(c.MarkAgentGone != nil, "mark_agent_gone")
+	default:
+		return ""
 	}
-	return ""
 }
 
 // operate takes an operator call: it fills resp, or returns an answer without

@@ -271,7 +271,7 @@ func (t *Task) Signal(sig syscall.Signal) error {
 		return nil
 	}
 	if now, err := warden.Look(t.proc.PID); err != nil || now.Start != t.proc.Start {
-		return nil // ended; the pid may be somebody else's by now
+		return nil //nolint:nilerr // ended: the pid may be somebody else's by now
 	}
 	if err := syscall.Kill(-t.proc.PID, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("signal task in %s: %w", t.dir, err)

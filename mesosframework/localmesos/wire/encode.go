@@ -48,8 +48,9 @@ func isSet(f field, v reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Slice, reflect.Map:
 		return !v.IsNil()
+	default:
+		return f.required || !v.IsZero()
 	}
-	return f.required || !v.IsZero()
 }
 
 func encodeField(b *bytes.Buffer, f field, v reflect.Value) {
@@ -104,6 +105,7 @@ func encodeValue(b *bytes.Buffer, f field, v reflect.Value) {
 		b.WriteString(strconv.FormatUint(v.Uint(), 10))
 	case reflect.Slice:
 		encodeString(b, base64.StdEncoding.EncodeToString(v.Bytes()))
+	default: // no message of Mesos has such a field
 	}
 }
 
