@@ -333,7 +333,7 @@ func (s *handler) Watch(ctx context.Context, r *connect.Request[lbagentv1.WatchR
 		}
 		timer.Stop()
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the caller left, which ends a Watch without fault
 		}
 	}
 }
