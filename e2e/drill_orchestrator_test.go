@@ -114,6 +114,7 @@ func TestDrill10PeopleInterfere(t *testing.T) {
 	t.Run("abort while activating", func(t *testing.T) {
 		id, thaw := c.inActivate(shop("v2"), victim)
 		abort := c.background("abort", "shop", "-o", "json")
+		c.hold(id, "the abort is recorded", func(v deploy.View) bool { return v.Step == "restoring" })
 		thaw()
 		if res := abort.wait(); res.Code != 0 {
 			t.Errorf("abort: %v", res)
