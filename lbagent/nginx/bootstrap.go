@@ -91,13 +91,15 @@ func writeTree(parent, name string, files map[string][]byte) error {
 // that works.
 func clearLeft(dirs ...string) error {
 	for _, dir := range dirs {
-		left, err := filepath.Glob(filepath.Join(dir, ".new-*"))
-		if err != nil {
-			return err
-		}
-		for _, name := range left {
-			if err := os.RemoveAll(name); err != nil {
+		for _, pattern := range []string{".new-*", "*.new"} { // of writeTree, of replace
+			left, err := filepath.Glob(filepath.Join(dir, pattern))
+			if err != nil {
 				return err
+			}
+			for _, name := range left {
+				if err := os.RemoveAll(name); err != nil {
+					return err
+				}
 			}
 		}
 	}

@@ -17,10 +17,13 @@
 //
 //	run/              private unix sockets: nginx makes sockets with mode 0666, the directory protects them
 //	current           symbolic link to what nginx loads, swapped by rename(2)
-//	epoch             count of starts of the agent: fences writes of an older agent (invariant FENCE)
+//	epoch, lock       Lua: count of starts of the agent, which fences writes of an older agent (invariant FENCE)
 //	frames/DIGEST/    Lua: the Frame (configuration and Lua code), immutable
 //	apps/APP.section  Lua: published Sections, each replaced by rename(2)
-//	gens/gen-N/       reload: whole generations, immutable
+//	gens/gen-N/       reload: whole generations, immutable: tree/, which current points to, and the number N
+//
+// What the link current leads to and apps/ are functions of the Frame and the Sections alone. Restoring a Section therefore
+// restores them byte for byte, which is what UNDO compares.
 //
 // # What is proof
 //

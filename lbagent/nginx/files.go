@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/cutover/cutover/lbagent/driver"
@@ -70,61 +69,37 @@ func syncDir(name string) error {
 
 // readSections reads every published Section of a directory. A file that is not whole is an error: the agent must not
 // take a damaged tree for an empty one.
-func readSections(dir string) (sections map[string]driver.Section, highest uint64, err error) {
+func readSections(dir string) (map[string]driver.Section, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	sections = make(map[string]driver.Section)
+	sections := make(map[string]driver.Section)
 	for _, e := range entries {
 		app, ok := strings.CutSuffix(e.Name(), sectionSuffix)
 		if !ok {
 			continue
 		}
-		s, write, err := readSection(filepath.Join(dir, e.Name()))
+		s, err := readSection(filepath.Join(dir, e.Name()))
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		if s.App != app {
-			return nil, 0, fmt.Errorf("%s holds the section of %s", e.Name(), s.App)
+			return nil, fmt.Errorf("%s holds the section of %s", e.Name(), s.App)
 		}
 		sections[app] = s
-		highest = max(highest, write)
 	}
-	return sections, highest, nil
+	return sections, nil
 }
 
-func readSection(name string) (driver.Section, uint64, error) {
+func readSection(name string) (driver.Section, error) {
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return driver.Section{}, 0, err
+		return driver.Section{}, err
 	}
-	s, write, err := sectionfile.Decode(text)
+	s, _, err := sectionfile.Decode(text)
 	if err != nil {
-		return s, 0, fmt.Errorf("%s: %w (remove it and let the agent sync)", name, err)
+		return s, fmt.Errorf("%s: %w (remove it and let the agent sync)", name, err)
 	}
-	return s, write, nil
+	return s, nil
 }
-
-// nextEpoch counts a start of the agent, durably, above everything that earlier agents wrote.
-func nextEpoch(p paths, highestWrite uint64) (uint64, error) {
-	last := highestWrite >> epochShift
-	text, err := os.ReadFile(p.epoch())
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return 0, err
-	default:
-		n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 21)
-		if err != nil {
-			return 0, fmt.Errorf("%s: %w", p.epoch(), err)
-		}
-		last = max(last, n)
-	}
-	next := last + 1
-	return next, replace(p.epoch(), fmt.Appendf(nil, "%d\n", next))
-}
-
-// A write number is the epoch of the agent above a counter of its writes. 53 bits hold it, which Lua's numbers need: 2
-// million starts of the agent, 4 billion writes each.
-const epochShift = 32

@@ -32,6 +32,7 @@ type frameData struct {
 	Frame      string // digest
 	Tree       string // directory of the Frame
 	Apps       string
+	Epoch      string // file
 	Run        string
 	Source     string
 	Listen     []netip.AddrPort
@@ -42,7 +43,7 @@ type frameData struct {
 }
 
 func newFrameData(o Options) frameData {
-	d := frameData{Apps: (paths{o.Dir}).apps(), Run: (paths{o.Dir}).run(), Listen: o.Listen, DictMiB: o.DictMiB}
+	d := frameData{Apps: (paths{o.Dir}).apps(), Epoch: (paths{o.Dir}).epoch(), Run: (paths{o.Dir}).run(), Listen: o.Listen, DictMiB: o.DictMiB}
 	if o.SourceAddress.IsValid() {
 		d.Source = o.SourceAddress.String()
 	}

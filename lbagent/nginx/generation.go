@@ -20,12 +20,16 @@ import (
 	"github.com/cutover/cutover/lbagent/nginx/sectionfile"
 )
 
-// The files of a generation directory.
+// The files of a generation directory. What current points to is its tree, which is a function of the Frame and of the
+// Sections alone: restoring the Sections restores it byte for byte (UNDO). The number of the generation, by which a running
+// worker is told from an older one, is beside the tree.
 const (
-	frameFile   = "cutover.conf" // frontends, routes of all Apps, private endpoints
-	frameDigest = "FRAME"        // digest of the Frame alone
-	sectionsDir = "sections"     // the Sections that it was rendered from
-	noUpstream  = "none"         // a route whose App has nothing that serves: 503
+	treeDir     = "tree"
+	numberFile  = "generation.conf" // beside the tree, and included from it: the number, as nginx says it
+	frameFile   = "cutover.conf"    // frontends, routes of all Apps, private endpoints
+	frameDigest = "FRAME"           // digest of the Frame alone
+	sectionsDir = "sections"        // the Sections that it was rendered from
+	noUpstream  = "none"            // a route whose App has nothing that serves: 503
 )
 
 // routeData is one line of the route maps. All words are quoted for regular expressions.
@@ -107,28 +111,39 @@ func renderApp(s driver.Section) []byte {
 }
 
 // renderFrame renders the part of a generation that all Apps share.
-func renderFrame(o Options, n uint64, sections map[string]driver.Section) ([]byte, error) {
+func renderFrame(o Options, sections map[string]driver.Section) ([]byte, error) {
 	d := newFrameData(o)
 	digest, err := reloadFrameDigest(o)
 	if err != nil {
 		return nil, err
 	}
-	d.Frame, d.Generation, d.Socket, d.Routes = digest, n, (paths{o.Dir}).generationSocket(n), routeTable(sections)
+	d.Frame, d.Routes = digest, routeTable(sections)
 	return render("frame-reload.conf.tmpl", d)
+}
+
+// renderNumber renders what tells generation n from all others.
+func renderNumber(o Options, n uint64) ([]byte, error) {
+	d := newFrameData(o)
+	d.Generation, d.Socket = n, (paths{o.Dir}).generationSocket(n)
+	return render("generation.conf.tmpl", d)
 }
 
 // reloadFrameDigest is the digest of the Frame without any App.
 func reloadFrameDigest(o Options) (string, error) {
 	d := newFrameData(o)
-	text, err := render("frame-reload.conf.tmpl", d)
+	frame, err := render("frame-reload.conf.tmpl", d)
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(text)
+	number, err := render("generation.conf.tmpl", d)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(slices.Concat(frame, number))
 	return hex.EncodeToString(sum[:])[:16], nil
 }
 
-// writeGeneration writes generation n as a new directory. Files of Apps that did not change since the generation in prev
+// writeGeneration writes generation n as a new directory. Files of Apps that did not change since the tree prev
 // ("": there is none) are linked, not written again.
 func writeGeneration(o Options, n uint64, sections map[string]driver.Section, prev string, changed map[string]bool) error {
 	p := paths{o.Dir}
@@ -137,10 +152,18 @@ func writeGeneration(o Options, n uint64, sections map[string]driver.Section, pr
 		return err
 	}
 	defer os.RemoveAll(tmp) // nothing is left of it after the rename
-	if err := os.Mkdir(filepath.Join(tmp, sectionsDir), 0o700); err != nil {
+	tree := filepath.Join(tmp, treeDir)
+	if err := makeDirs(tree, filepath.Join(tree, sectionsDir)); err != nil {
 		return err
 	}
-	frame, err := renderFrame(o, n, sections)
+	number, err := renderNumber(o, n)
+	if err != nil {
+		return err
+	}
+	if err := writeNew(filepath.Join(tmp, numberFile), number); err != nil {
+		return err
+	}
+	frame, err := renderFrame(o, sections)
 	if err != nil {
 		return err
 	}
@@ -148,20 +171,20 @@ func writeGeneration(o Options, n uint64, sections map[string]driver.Section, pr
 	if err != nil {
 		return err
 	}
-	if err := writeNew(filepath.Join(tmp, frameFile), frame); err != nil {
+	if err := writeNew(filepath.Join(tree, frameFile), frame); err != nil {
 		return err
 	}
-	if err := writeNew(filepath.Join(tmp, frameDigest), []byte(digest+"\n")); err != nil {
+	if err := writeNew(filepath.Join(tree, frameDigest), []byte(digest+"\n")); err != nil {
 		return err
 	}
 	for app, s := range sections {
 		files := map[string]func() []byte{
 			"app-" + app + ".conf":                        func() []byte { return renderApp(s) },
-			filepath.Join(sectionsDir, app+sectionSuffix): func() []byte { return sectionfile.Encode(s, n) },
+			filepath.Join(sectionsDir, app+sectionSuffix): func() []byte { return sectionfile.File(s) },
 		}
 		for name, text := range files {
 			if prev != "" && !changed[app] {
-				err := os.Link(filepath.Join(prev, name), filepath.Join(tmp, name))
+				err := os.Link(filepath.Join(prev, name), filepath.Join(tree, name))
 				if err == nil || errors.Is(err, fs.ErrNotExist) {
 					continue // an App that serves nothing has no block
 				}
@@ -170,12 +193,12 @@ func writeGeneration(o Options, n uint64, sections map[string]driver.Section, pr
 			if data == nil {
 				continue
 			}
-			if err := writeNew(filepath.Join(tmp, name), data); err != nil {
+			if err := writeNew(filepath.Join(tree, name), data); err != nil {
 				return err
 			}
 		}
 	}
-	if err := errors.Join(syncDir(filepath.Join(tmp, sectionsDir)), syncDir(tmp)); err != nil {
+	if err := errors.Join(syncDir(filepath.Join(tree, sectionsDir)), syncDir(tree), syncDir(tmp)); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, p.generation(n)); err != nil {
@@ -215,7 +238,7 @@ func publishedGeneration(p paths) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, ok := generationNumber(filepath.Base(target))
+	n, ok := generationNumber(filepath.Base(filepath.Dir(target)))
 	if !ok {
 		return 0, fmt.Errorf("%s points to %q, which is no generation", p.current(), target)
 	}
@@ -223,13 +246,12 @@ func publishedGeneration(p paths) (uint64, error) {
 }
 
 func readGeneration(p paths, n uint64) (map[string]driver.Section, error) {
-	sections, _, err := readSections(filepath.Join(p.generation(n), sectionsDir))
-	return sections, err
+	return readSections(filepath.Join(p.tree(n), sectionsDir))
 }
 
 // publishGeneration points current to generation n.
 func publishGeneration(p paths, n uint64) error {
-	return relink(p.current(), filepath.Join("gens", generationName(n)))
+	return relink(p.current(), filepath.Join("gens", generationName(n), treeDir))
 }
 
 // BootstrapReload makes Dir hold a valid generation for the reload driver and clears what would keep nginx from starting.
@@ -258,7 +280,7 @@ func BootstrapReload(options Options) error {
 		if sections, err = readGeneration(p, published); err != nil {
 			return fmt.Errorf("nginx: published generation: %w", err)
 		}
-		text, err := os.ReadFile(filepath.Join(p.generation(published), frameDigest))
+		text, err := os.ReadFile(filepath.Join(p.tree(published), frameDigest))
 		if err != nil {
 			return fmt.Errorf("nginx: published generation: %w", err)
 		}

@@ -66,10 +66,10 @@ func NewLua(options Options) (*Lua, error) {
 		return nil, err
 	}
 	p := paths{o.Dir}
-	if err := errors.Join(os.RemoveAll(p.stage()), clearLeft(p.frames())); err != nil {
+	if err := errors.Join(os.RemoveAll(p.stage()), clearLeft(p.frames(), p.apps())); err != nil {
 		return nil, fmt.Errorf("nginx: %w", err)
 	}
-	sections, highest, err := readSections(p.apps())
+	sections, err := readSections(p.apps())
 	if err != nil {
 		return nil, fmt.Errorf("nginx: published sections: %w (run Bootstrap first)", err)
 	}
@@ -77,7 +77,7 @@ func NewLua(options Options) (*Lua, error) {
 	if err != nil {
 		return nil, err
 	}
-	epoch, err := nextEpoch(p, highest)
+	epoch, err := nextEpoch(p)
 	if err != nil {
 		return nil, fmt.Errorf("nginx: %w", err)
 	}
@@ -237,20 +237,25 @@ func (d *Lua) Stage(ctx context.Context, want driver.Section) error {
 	return d.checkBase(ctx)
 }
 
-// Publish writes the file that a restart of nginx loads for this App.
-func (d *Lua) Publish(_ context.Context, want driver.Section) error {
+// Publish writes the file that a restart of nginx loads for this App. Equal Sections have equal files (UNDO).
+func (d *Lua) Publish(ctx context.Context, want driver.Section) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	if err := sectionfile.Check(want); err != nil {
 		return err
 	}
 	s := sectionfile.Published(want)
-	name := d.p.sectionFile(s.App)
-	if driver.Digest(s) == "" {
+	err := fenced(ctx, d.p, d.epoch, func() error {
+		name := d.p.sectionFile(s.App)
+		if driver.Digest(s) != "" {
+			return replace(name, sectionfile.File(s))
+		}
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("nginx: publish the removal of %s: %w", s.App, err)
+			return err
 		}
 		return syncDir(d.p.apps())
-	}
-	if err := replace(name, sectionfile.Encode(s, d.nextWrite())); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("nginx: publish %s: %w", s.App, err)
 	}
 	return nil
@@ -432,7 +437,7 @@ func (d *Lua) Cut(ctx context.Context, app, name string) error {
 func (d *Lua) Apps(ctx context.Context) ([]string, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	sections, _, err := readSections(d.p.apps())
+	sections, err := readSections(d.p.apps())
 	if err != nil {
 		return nil, err
 	}
@@ -449,7 +454,7 @@ func (d *Lua) PublishedDigest(_ context.Context, app string) (string, error) {
 	if err := sectionfile.CheckApp(app); err != nil {
 		return "", err
 	}
-	s, _, err := readSection(d.p.sectionFile(app))
+	s, err := readSection(d.p.sectionFile(app))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}

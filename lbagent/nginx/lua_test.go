@@ -75,11 +75,49 @@ func TestLuaRefusesAnOlderAgent(t *testing.T) {
 	}
 	p.driver = next
 	p.serve(t, section("other", a.Upstream(driver.Serving)))
-	if err := old.Converge(within(t), driver.Section{App: "shop"}); !errors.Is(err, driver.ErrProxyMismatch) {
-		t.Errorf("the older agent removed an App: %v", err)
+	refused := func(when string) {
+		t.Helper()
+		if err := old.Converge(within(t), driver.Section{App: "shop"}); !errors.Is(err, driver.ErrProxyMismatch) {
+			t.Errorf("%s: the older agent removed an App from nginx: %v", when, err)
+		}
+		if err := old.Publish(within(t), driver.Section{App: "shop"}); !errors.Is(err, driver.ErrProxyMismatch) {
+			t.Errorf("%s: the older agent removed a file: %v", when, err)
+		}
+		if got := p.status(t, "/shop"); got != http.StatusOK {
+			t.Errorf("%s: status %d after the older agent's write", when, got)
+		}
 	}
-	if got := p.status(t, "/shop"); got != http.StatusOK {
-		t.Errorf("status %d after the older agent's write", got)
+	refused("while nginx runs")
+	// nginx's memory is new, and the newer agent has written nothing into it.
+	p.Kill(t)
+	p.Start(t)
+	refused("after a restart of nginx")
+	p.serve(t, section("shop", a.Upstream(driver.Serving)))
+}
+
+// An owner's reload between two transactions changes nothing: what is only warm is in no file, and stays.
+func TestLuaOwnerReloadKeepsWhatIsWarm(t *testing.T) {
+	p := startProxy(t, lua)
+	a, b := drivertest.NewBackend(t, "a-1"), drivertest.NewBackend(t, "b-1")
+	p.serve(t, section("shop", a.Upstream(driver.Serving)))
+	// Its route looks like an upstream line, as far as a path can.
+	odd := section("odd", a.Upstream(driver.Serving))
+	odd.Routes = append(odd.Routes, driver.Route{Host: "*", Path: "/x/upstream"})
+	p.serve(t, odd)
+	odd.Upstreams = append(odd.Upstreams, b.Upstream(driver.Warm))
+	for _, s := range []driver.Section{
+		odd, section("shop", a.Upstream(driver.Serving), b.Upstream(driver.Warm)),
+		{App: "fresh", Upstreams: []driver.Upstream{b.Upstream(driver.Warm)}},
+	} {
+		if err := p.driver.Converge(within(t), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.OwnerReload(t)
+	for _, app := range []string{"odd", "shop", "fresh"} {
+		if row := p.row(t, app, "b-1"); row.Mode != driver.Warm {
+			t.Errorf("%s: %+v", app, row)
+		}
 	}
 }
 
@@ -419,8 +457,8 @@ func TestLuaPublishedFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, write, err := sectionfile.Decode(text)
-	if err != nil || len(s.Upstreams) != 2 || write == 0 {
-		t.Errorf("published %+v, write %d, %v; want the serving and the draining upstream", s, write, err)
+	if err != nil || len(s.Upstreams) != 2 || write != 0 {
+		t.Errorf("published %+v, write %d, %v; want the serving and the draining upstream, and no write number", s, write, err)
 	}
 	for _, name := range []string{file, p.options.Dir, filepath.Join(p.options.Dir, "run")} {
 		info, err := os.Stat(name)

@@ -84,6 +84,7 @@ func (p paths) probeSocket() string   { return filepath.Join(p.dir, "run", "prob
 func (p paths) connectSocket() string { return filepath.Join(p.dir, "run", "connect.sock") }
 func (p paths) current() string       { return filepath.Join(p.dir, "current") }
 func (p paths) epoch() string         { return filepath.Join(p.dir, "epoch") }
+func (p paths) lock() string          { return filepath.Join(p.dir, "lock") }
 func (p paths) frames() string        { return filepath.Join(p.dir, "frames") }
 func (p paths) apps() string          { return filepath.Join(p.dir, "apps") }
 func (p paths) gens() string          { return filepath.Join(p.dir, "gens") }
@@ -100,6 +101,9 @@ func (p paths) generationSocket(n uint64) string {
 func (p paths) generation(n uint64) string {
 	return filepath.Join(p.gens(), generationName(n))
 }
+
+// tree is what current points to: the part of a generation that is a function of the Sections alone.
+func (p paths) tree(n uint64) string { return filepath.Join(p.generation(n), treeDir) }
 
 func generationName(n uint64) string { return fmt.Sprintf("gen-%d", n) }
 

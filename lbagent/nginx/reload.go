@@ -199,7 +199,11 @@ func (d *Reload) Stage(ctx context.Context, want driver.Section) error {
 	}
 	s := sectionfile.Published(want)
 	only := map[string]driver.Section{s.App: s}
-	frame, err := renderFrame(d.o, 0, only)
+	frame, err := renderFrame(d.o, only)
+	if err != nil {
+		return err
+	}
+	number, err := renderNumber(d.o, 0)
 	if err != nil {
 		return err
 	}
@@ -209,12 +213,19 @@ func (d *Reload) Stage(ctx context.Context, want driver.Section) error {
 		if err := makeDirs(d.p.stage()); err != nil {
 			return "", nil, err
 		}
-		tree, err := os.MkdirTemp(d.p.stage(), "tree-")
+		generation, err := os.MkdirTemp(d.p.stage(), "gen-")
 		if err != nil {
 			return "", nil, err
 		}
-		done := func() { _ = os.RemoveAll(tree) } // what is left goes at the next start
-		err = os.WriteFile(filepath.Join(tree, frameFile), frame, 0o600)
+		done := func() { _ = os.RemoveAll(generation) } // what is left goes at the next start
+		tree := filepath.Join(generation, treeDir)
+		err = makeDirs(tree)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(generation, numberFile), number, 0o600)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(tree, frameFile), frame, 0o600)
+		}
 		if err == nil && block != nil {
 			err = os.WriteFile(filepath.Join(tree, "app.conf"), block, 0o600)
 		}
@@ -252,7 +263,7 @@ func (d *Reload) Publish(ctx context.Context, want driver.Section) error {
 	d.mu.Lock()
 	before, prev, used := d.sections, d.published, d.cohort.generation
 	d.mu.Unlock()
-	if had, ok := before[s.App]; (ok || driver.Digest(s) == "") && slices.Equal(sectionfile.Encode(had, 0), sectionfile.Encode(s, 0)) {
+	if had, ok := before[s.App]; (ok || driver.Digest(s) == "") && slices.Equal(sectionfile.File(had), sectionfile.File(s)) {
 		return nil
 	}
 	after := with(before, s)
@@ -261,7 +272,7 @@ func (d *Reload) Publish(ctx context.Context, want driver.Section) error {
 		return fmt.Errorf("nginx: publish %s: %w", s.App, err)
 	}
 	next := max(prev, all[len(all)-1]) + 1
-	if err := writeGeneration(d.o, next, after, d.p.generation(prev), map[string]bool{s.App: true}); err != nil {
+	if err := writeGeneration(d.o, next, after, d.p.tree(prev), map[string]bool{s.App: true}); err != nil {
 		return fmt.Errorf("nginx: publish %s: generation %d: %w", s.App, next, err)
 	}
 	if err := publishGeneration(d.p, next); err != nil {
@@ -479,7 +490,7 @@ func (d *Reload) PublishedDigest(_ context.Context, app string) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	s, _, err := readSection(filepath.Join(d.p.generation(n), sectionsDir, app+sectionSuffix))
+	s, err := readSection(filepath.Join(d.p.tree(n), sectionsDir, app+sectionSuffix))
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
 	}

@@ -10,7 +10,7 @@
 --   h:APP    upstreams that the agent's probes through these workers found red, one name a line
 --   x:APP/NAME  the sessions of this upstream are being cut (for a minute)
 --   v, c:N   version, and the App that version N changed
---   epoch    the highest agent epoch seen; lower ones are refused
+--   epoch    the highest agent epoch seen, in writes or in Dir/epoch; lower ones are refused
 --   boot     identity of this dictionary: it changes when nginx restarts, not when it reloads
 --   cycle    count of configuration loads
 --   a:PID    "version time generation" as the worker itself reports it
@@ -252,8 +252,30 @@ function M.store(s)
     return ok, err
 end
 
--- init runs in the master at each load of the configuration (start and reload). What the agent published and the
--- dictionary does not have yet is taken in, so a restart, or an owner's reload at any moment, comes back to the truth.
+-- published_part is what of a Section's text belongs into a file: not the write number, not what is warm. Encode sorts,
+-- so two Sections with the same published part have the same text of it.
+local function published_part(text)
+    local lines = text:match("^[^\n]*\n(.*\n)end %x+\n$") or ""
+    return (lines:gsub("upstream [^\n]*\n", function(line)
+        if line:match("^upstream %S+ %S+ %d+ warm ") then return "" end
+    end))
+end
+
+-- published_epoch is the count of starts of the agent, from its file; 0 before the first.
+local function published_epoch(name)
+    local file = io.open(name, "rb")
+    if not file then return 0 end
+    local n = tonumber((file:read("*a") or ""):match("^(%d+)\n$"))
+    file:close()
+    if not n then ngx.log(ngx.ERR, "cutover: ", name, " is not usable: older agents are refused only from the next write on") end
+    return n or 0
+end
+
+-- init runs in the master at each load of the configuration (start and reload). What is published and differs from the
+-- dictionary is taken in, so a restart, or an owner's reload at any moment, comes back to the truth: publishing comes
+-- before the write to the dictionary, so where the two differ the file is the newer one. Files carry no write number (UNDO
+-- compares them byte for byte); what comes from a file gets the lowest one of the agent that runs now: its next write is
+-- higher, and an older agent's is lower (FENCE).
 -- A file that cannot be read is skipped and logged: one bad file must not keep all other Apps down (FAIL-STATIC).
 function M.init(options)
     M.frame, M.source = options.frame, options.source
@@ -269,6 +291,8 @@ function M.init(options)
     end
     M.generation = boot .. "." .. int(cycle)
 
+    local epoch = math.max(published_epoch(options.epoch), state:get("epoch") or 0)
+    state:safe_set("epoch", epoch)
     local published = {}
     local dir = ffi.C.opendir(options.apps)
     if dir == nil then
@@ -286,12 +310,12 @@ function M.init(options)
             local s, err = M.parse(text)
             published[app] = true
             if s and s.app == app then
-                if s.write > (state:get("f:" .. app) or 0) then
+                local have = state:get("s:" .. app)
+                if not have or published_part(have) ~= published_part(text) then
+                    s.write = math.max(state:get("f:" .. app) or 0, epoch * EPOCH)
                     local ok, e = M.store(s)
                     if not ok then ngx.log(ngx.ERR, "cutover: section ", app, ": ", e) end
                 end
-                local epoch = math.floor(s.write / EPOCH)
-                if epoch > (state:get("epoch") or 0) then state:safe_set("epoch", epoch) end
             else
                 ngx.log(ngx.ERR, "cutover: published section ", app, " is not usable: ", err or "wrong app")
             end

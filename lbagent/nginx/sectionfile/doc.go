@@ -10,6 +10,7 @@
 //	upstream NAME IP:PORT WEIGHT MODE KIND HEALTHPATH INTERVAL_MS TIMEOUT_MS RISE FALL
 //	end CRC32
 //
-// WRITE is the fencing number of the write (invariant FENCE). The CRC (IEEE, hexadecimal) covers everything before the end
+// WRITE is the fencing number of a write to the dictionary (invariant FENCE). In files it is 0: a published file is a
+// function of the Section alone, so restoring a Section restores its file byte for byte (UNDO). The CRC (IEEE, hexadecimal) covers everything before the end
 // line. Check refuses every value that could leave its word, so no text of a user reaches a configuration unquoted.
 package sectionfile

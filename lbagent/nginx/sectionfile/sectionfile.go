@@ -131,7 +131,10 @@ func Published(s driver.Section) driver.Section {
 	return out
 }
 
-// Encode writes a Section that Check accepts. write is the fencing number.
+// File is the text of a published file: the same for equal Sections, whoever writes it and when (UNDO).
+func File(s driver.Section) []byte { return Encode(s, 0) }
+
+// Encode writes a Section that Check accepts. write is the fencing number of a write to the dictionary.
 func Encode(s driver.Section, write uint64) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "cutover-section 1 %d\napp %s\n", write, s.App)
