@@ -134,7 +134,10 @@ func (d *directHost) sync(n int, tasks []string) {
 		if err != nil {
 			d.Fatal(err)
 		}
-		if answer.Msg.GetSynced() != nil {
+		if synced := answer.Msg.GetSynced(); synced != nil {
+			if len(synced.GetEvidence()) != n {
+				d.Fatalf("Sync of %d Apps: evidence of %d", n, len(synced.GetEvidence()))
+			}
 			return
 		}
 		refusal = answer.Msg.GetRefusal()

@@ -57,7 +57,7 @@ func TestDrill07TheOrchestratorIsKilled(t *testing.T) {
 			c.deploy(shop("v1")).must(t, 0)
 			load := c.load("/shop")
 			id, goOn := step.at(c)
-			watch := c.background("watch", id, "-o", "json", "--timeout", "2m")
+			watch := c.background("watch", id, "-o", "json", "--timeout", "2m", "--wait-for", "drained")
 			c.eventually("the command line watches", func() bool { return strings.Contains(watch.err.String(), "step") })
 			c.kill9()
 			goOn()
