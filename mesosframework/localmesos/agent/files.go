@@ -117,7 +117,7 @@ func (a *Agent) list(p string) ([]fileInfo, error) {
 		}
 		row := fileInfo{Mode: modeText(st.Mode()), MTime: float64(st.ModTime().Unix()), Path: path.Join(p, e.Name()), Size: st.Size()}
 		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-			row.NLink, row.bits = uint64(sys.Nlink), sys.Mode
+			row.NLink, row.bits = uint64(sys.Nlink), sys.Mode //nolint:unconvert // 32 bits on arm64
 			row.UID, row.GID = owner(sys.Uid, sys.Gid)
 		}
 		out = append(out, row)

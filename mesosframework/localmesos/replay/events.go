@@ -3,6 +3,7 @@ package replay
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	mesos "github.com/mesos/mesos-go/api/v1/lib"
@@ -24,6 +25,9 @@ func (p *player) event(l Line) {
 		deadline = time.Now().Add(time.Second)
 	}
 	if l.What == "OFFERS" {
+		if p.o.LooseOffers && !p.usesOfferOf(l) {
+			deadline = time.Now() // nothing depends on when it comes
+		}
 		for _, want := range offersOf(decodedBody(l)) {
 			p.offer(l, c, want, deadline)
 		}
@@ -58,6 +62,17 @@ func (p *player) event(l Line) {
 	default:
 		p.fault(l, "did not come; there are %s", c.have())
 	}
+}
+
+// usesOfferOf reports whether a call or a RESCIND of the recording names an
+// offer of the line.
+func (p *player) usesOfferOf(l Line) bool {
+	for _, o := range offersOf(decodedBody(l)) {
+		if id, ok := offerID(o).(string); ok && strings.Contains(p.sent, id) {
+			return true
+		}
+	}
+	return false
 }
 
 // early is a fault when an event came long before its time: a deliberate wait

@@ -68,7 +68,8 @@ type player struct {
 	prevAt  time.Time // when that line was done here
 	causeMS int       // recorded time of the last call or action
 	causeAt time.Time
-	slow    bool // the cause takes a real Mesos time that means nothing
+	sent    string // the bodies of all calls
+	slow    bool   // the cause takes a real Mesos time that means nothing
 	streams []*conn
 }
 
@@ -84,6 +85,12 @@ func Play(lines []Line, target Target, bind Bindings, o Options) []string {
 	now := time.Now()
 	p := &player{o: o, target: target, bind: bind, conns: map[string]*conn{}, answers: map[int]*answer{}, prevAt: now, causeAt: now}
 	defer p.close()
+	for _, l := range lines {
+		if (l.Dir == "call" || l.What == "RESCIND") && (o.Until == 0 || l.N <= o.Until) {
+			b, _ := json.Marshal(l.Body)
+			p.sent += unescape(b)
+		}
+	}
 	for _, l := range causesFirst(lines) {
 		if o.Until > 0 && l.N > o.Until {
 			break

@@ -92,7 +92,7 @@ var recordings = []played{
 	// a command without a value, and mesos-go cannot tell a health check of
 	// type UNKNOWN from one without a type. 305: a race on the real one too
 	// (its executor lingers; here the id is free once the end is acknowledged).
-	{name: "13-invalid-tasks", options: replay.Options{Until: 302, LooseOffers: true, Differs: map[int]string{
+	{name: "13-invalid-tasks", options: replay.Options{Until: 301, LooseOffers: true, Differs: map[int]string{
 		129: noProcess("shell-no-value", "<uuid-13>"),
 		138: noProcess("argv-no-value", "<uuid-15>"),
 		192: `{"type":"UPDATE","update":{"status":{"task_id":{"value":"hc-unknown-type"},"state":"TASK_ERROR","source":"SOURCE_MASTER",

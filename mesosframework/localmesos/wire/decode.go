@@ -33,14 +33,14 @@ func UnmarshalJSON(data []byte, msg any) error {
 	}
 	obj, ok := tree.(map[string]any)
 	if !ok {
-		return errors.New("Expecting a JSON object") //nolint:staticcheck // Mesos's text
+		return errors.New("Expecting a JSON object") // Mesos's text
 	}
 	d := decoder{}
 	if err := d.message(obj, reflect.ValueOf(msg).Elem(), ""); err != nil {
 		return err
 	}
 	if len(d.missing) > 0 {
-		return fmt.Errorf("Missing required fields: %s", strings.Join(d.missing, ", ")) //nolint:staticcheck // Mesos's text
+		return fmt.Errorf("Missing required fields: %s", strings.Join(d.missing, ", ")) // Mesos's text
 	}
 	return nil
 }
@@ -180,7 +180,7 @@ func (d *decoder) text(f field, r string, v reflect.Value) (bool, error) {
 		n, ok := enumValue(f.enum, r)
 		if !ok {
 			if f.required {
-				return false, fmt.Errorf("Failed to find enum for '%s'", r) //nolint:staticcheck // Mesos's text
+				return false, fmt.Errorf("Failed to find enum for '%s'", r) // Mesos's text
 			}
 			return false, nil
 		}
@@ -190,7 +190,7 @@ func (d *decoder) text(f field, r string, v reflect.Value) (bool, error) {
 	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Uint8:
 		b, err := base64.StdEncoding.DecodeString(r)
 		if err != nil {
-			return false, fmt.Errorf("Failed to base64 decode bytes field '%s' for message", f.name) //nolint:staticcheck // Mesos's text
+			return false, fmt.Errorf("Failed to base64 decode bytes field '%s' for message", f.name) // Mesos's text
 		}
 		v.SetBytes(b)
 	default:
@@ -226,7 +226,7 @@ func number(f field, r json.Number, v reflect.Value) (bool, error) {
 }
 
 func notExpecting(kind, name string) error {
-	return fmt.Errorf("Not expecting a JSON %s for field '%s'", kind, name) //nolint:staticcheck // Mesos's text
+	return fmt.Errorf("Not expecting a JSON %s for field '%s'", kind, name) // Mesos's text
 }
 
 func kindOf(raw any) string {
