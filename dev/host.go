@@ -102,7 +102,7 @@ func (h hostSpec) writeBase(p daemon.Proxy) error {
 	if h.Kind == KindHAProxy {
 		text, err = haproxy.ExampleBase(haproxy.Base{RuntimeSocket: p.RuntimeSocket, Source: h.Address})
 	} else {
-		text, err = nginx.RenderExampleBase(nginx.ExampleBase{Lua: h.Kind == KindNginx, PIDFile: "run/nginx.pid", ErrorLog: "log/nginx-error.log"})
+		text, err = nginx.RenderExampleBase(nginx.ExampleBase{Lua: h.Kind == KindNginx, Binary: daemon.ProxyBinary(h.driver()), PIDFile: "run/nginx.pid", ErrorLog: "log/nginx-error.log"})
 	}
 	if err != nil {
 		return err

@@ -45,7 +45,8 @@ type Proxy struct {
 	// Dir is where the published tree lives; the driver's own.
 	Dir string `yaml:"dir" json:"dir"`
 	// Base is the owner's configuration file; only read.
-	Base   string `yaml:"base" json:"base"`
+	Base string `yaml:"base" json:"base"`
+	// Binary is the proxy's program; default: haproxy or nginx, found on PATH or among the system's daemons.
 	Binary string `yaml:"binary,omitempty" json:"binary,omitempty"`
 	// Listen are the addresses of the Group's frontend on this Host.
 	Listen []netip.AddrPort `yaml:"listen" json:"listen"`
@@ -114,7 +115,7 @@ func (c Config) validate() error {
 
 func (c Config) haproxy(log *slog.Logger) haproxy.Options {
 	return haproxy.Options{
-		Dir: c.Proxy.Dir, BaseConfig: c.Proxy.Base, Binary: c.Proxy.Binary,
+		Dir: c.Proxy.Dir, BaseConfig: c.Proxy.Base, Binary: c.Proxy.binary(),
 		RuntimeSocket: c.Proxy.RuntimeSocket, MasterSocket: c.Proxy.MasterSocket,
 		Frontends: []haproxy.Frontend{{Name: "cutover", Binds: c.Proxy.Listen}},
 		Logger:    log,
@@ -123,7 +124,7 @@ func (c Config) haproxy(log *slog.Logger) haproxy.Options {
 
 func (c Config) nginx(log *slog.Logger) nginx.Options {
 	return nginx.Options{
-		Dir: c.Proxy.Dir, BaseConfig: c.Proxy.Base, Binary: c.Proxy.Binary,
+		Dir: c.Proxy.Dir, BaseConfig: c.Proxy.Base, Binary: c.Proxy.binary(),
 		Listen: c.Proxy.Listen, SourceAddress: c.Proxy.Source,
 		Logger: log,
 	}

@@ -26,16 +26,11 @@ func (c Config) ExecProxy(log *slog.Logger) error {
 func (c Config) proxyArgv() []string {
 	if c.Proxy.Kind == HAProxy {
 		return []string{
-			orDefault(c.Proxy.Binary, "haproxy"), "-W", "-S", c.Proxy.MasterSocket + ",mode,600",
+			c.Proxy.binary(), "-W", "-S", c.Proxy.MasterSocket + ",mode,600",
 			"-f", c.Proxy.Base, "-f", filepath.Join(c.Proxy.Dir, "current") + "/",
 		}
 	}
-	return []string{orDefault(c.Proxy.Binary, "nginx"), "-c", c.Proxy.Base, "-p", filepath.Dir(c.Proxy.Base) + "/", "-g", "daemon off;"}
-}
-
-func orDefault(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
+	// Until it has read its configuration, nginx logs to where it was compiled to, which only root may write: with -e that is
+	// stderr, so the supervisor's log says why nginx does not start.
+	return []string{c.Proxy.binary(), "-c", c.Proxy.Base, "-p", filepath.Dir(c.Proxy.Base) + "/", "-e", "stderr", "-g", "daemon off;"}
 }

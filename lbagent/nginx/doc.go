@@ -32,6 +32,6 @@
 // each worker reports itself which version it has applied. Without Lua, each generation listens on a unix socket of its
 // own, and the kernel says which workers hold it.
 //
-// Start nginx as "nginx -c BASE -p PREFIX -e ERRORLOG -g 'daemon off;'" after Bootstrap, every time: Bootstrap also ends orphaned
+// Start nginx as "nginx -c BASE -p PREFIX -e stderr -g 'daemon off;'" after Bootstrap, every time: Bootstrap also ends orphaned
 // workers of a killed master and removes sockets that nobody listens on, which would keep nginx from starting.
 package nginx

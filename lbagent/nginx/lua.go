@@ -211,7 +211,7 @@ func (d *Lua) Check(ctx context.Context) (driver.Info, error) {
 		Limits: []string{
 			"nginx has no active checks: the agent checks through nginx's workers; while no agent runs, the last verdict on an upstream stays",
 			"red marks are kept in nginx's memory: after a restart of nginx every upstream may get requests until its first fall failed checks",
-			"closing the sessions of a draining upstream shuts down its connections from outside (pidfd_getfd) and needs root or CAP_SYS_PTRACE",
+			"closing the sessions of a draining upstream shuts down its connections from outside (pidfd_getfd) and needs root, CAP_SYS_PTRACE, or nginx's own user where kernel.yama.ptrace_scope is 0",
 			"nginx before 1.27.4 resets some idle keep-alive connections when its owner reloads it; changes of Apps never reload",
 			"routes are HTTP only: Debian has no Lua module for nginx's stream proxy",
 		},

@@ -172,7 +172,7 @@ func (d *Reload) Check(ctx context.Context) (driver.Info, error) {
 			"nginx has no active checks: the agent checks through nginx's workers, but only nginx's own failed requests (2 in 2 s) keep a red upstream from getting traffic",
 			"a draining upstream is drained only when every older worker is gone: one long request of any App delays it",
 			"an upstream whose check is TCP or none gets a short HEAD request as its check",
-			"closing the sessions of a draining upstream shuts down its connections from outside (pidfd_getfd) and needs root or CAP_SYS_PTRACE",
+			"closing the sessions of a draining upstream shuts down its connections from outside (pidfd_getfd) and needs root, CAP_SYS_PTRACE, or nginx's own user where kernel.yama.ptrace_scope is 0",
 		},
 	}, nil
 }

@@ -254,7 +254,8 @@ func Holders(inode uint64) ([]int, error) {
 
 // ShutdownConns shuts down, from outside, the TCP connections that a process has to remote, and returns how many. The
 // process sees the end of the connection as if the peer had closed it. It duplicates the descriptor (pidfd_getfd, Linux
-// 5.6), which needs the right to trace the process: root, or CAP_SYS_PTRACE.
+// 5.6), which needs the right to trace the process: root, CAP_SYS_PTRACE, or the same user as the
+// process where kernel.yama.ptrace_scope is 0 or absent.
 func ShutdownConns(pid int, remote netip.AddrPort) (int, error) {
 	sockets, err := Sockets(pid)
 	if err != nil {
@@ -280,7 +281,7 @@ func ShutdownConns(pid int, remote netip.AddrPort) (int, error) {
 			continue // closed meanwhile
 		}
 		if err != nil {
-			return n, fmt.Errorf("descriptor %d of process %d: %w (closing its sessions needs CAP_SYS_PTRACE)", fd, pid, err)
+			return n, fmt.Errorf("descriptor %d of process %d: %w (closing its sessions needs CAP_SYS_PTRACE, or its own user and kernel.yama.ptrace_scope = 0)", fd, pid, err)
 		}
 		// The number may belong to another connection by now: compare the peer of what we really hold.
 		if peerIs(dup, remote) {
