@@ -287,6 +287,7 @@ func (r Rules) NextWake(s State) time.Time {
 		}
 	case Restoring:
 		earliest(s.RestoreBy)
+	default: // only an event moves it on
 	}
 	if !s.Finished {
 		for _, h := range s.Hosts {

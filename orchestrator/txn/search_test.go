@@ -2,8 +2,10 @@ package txn
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -480,11 +482,15 @@ func (s *search) run() {
 	}
 }
 
-// TestExhaustive explores every order of events within each combination of faults.
+// TestExhaustive explores every order of events within each combination of faults, breadth first up to a limit of states
+// each; TXN_SEARCH_LIMIT sets another limit for a long run.
 func TestExhaustive(t *testing.T) {
-	limit := 25_000
+	limit := 6_000
 	if testing.Short() {
-		limit = 5_000
+		limit = 2_000
+	}
+	if n, err := strconv.Atoi(os.Getenv("TXN_SEARCH_LIMIT")); err == nil && n > 0 {
+		limit = n
 	}
 	moves := map[string]bool{}
 	for name, b := range map[string]budget{

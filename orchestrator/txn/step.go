@@ -368,6 +368,7 @@ func (s *step) advance() {
 		if s.Phase == RolledBack {
 			s.finishIfTold()
 		}
+	case Waiting, Deciding: // only an event moves it on
 	}
 }
 

@@ -650,8 +650,9 @@ func passing(r lbagentv1.RefusalReason) bool {
 	case lbagentv1.RefusalReason_REFUSAL_REASON_BUSY, lbagentv1.RefusalReason_REFUSAL_REASON_BASE_MISMATCH,
 		lbagentv1.RefusalReason_REFUSAL_REASON_PROXY_DOWN:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 func refusalText(r *lbagentv1.Refusal) string {

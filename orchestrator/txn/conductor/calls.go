@@ -199,6 +199,7 @@ func (c *Conductor) examine(o *transaction, h *host, call txn.Call, r reply) *lb
 			err = txn.CheckVerified(ch.key.App, ch.target, ch.base.GetSection(), o.dead, r.evidence)
 		case txn.CallAbort:
 			err = txn.CheckAborted([]string{ch.key.App}, r.aborted)
+		default: // Ready is proved again at Activate, Committed by Drained
 		}
 		if err != nil {
 			c.log.Warn("the evidence does not bear out the answer", "txn", o.id(), "host", h.name, "call", call.String(), "app", ch.key.App, "error", err)

@@ -51,8 +51,9 @@ func (o *transaction) undecided() bool {
 	switch o.state.Phase {
 	case txn.Waiting, txn.Preparing, txn.Activating, txn.Deciding:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // unfinished says whether the Host was told of the transaction and still owes its last answer.
