@@ -330,7 +330,7 @@ func TestRefusals(t *testing.T) {
 		ctx := context.Background()
 		w.submit(yamlSpec("shop", 1))
 		for source, part := range map[string]string{
-			"nmae: x":                   "did you mean",
+			"nam: x":                    "did you mean",
 			strings.Repeat("x", 10<<20): "at most",
 			yamlSpec("b", 1, "routes: [{group: nowhere, path: /b}]"):    `no group "nowhere"`,
 			yamlSpec("b", 1, "routes: [{group: public, path: /shop/}]"): "belongs to App shop",
