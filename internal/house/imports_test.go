@@ -80,7 +80,10 @@ var forbidden = []struct{ Path, Only, Why string }{
 }
 
 // pure packages take time as a parameter and return effects as data.
-var pure = []string{"orchestrator/deploy", "orchestrator/scheduler", "orchestrator/spec", "mesosframework/placement"}
+var pure = []string{
+	"orchestrator/deploy", "orchestrator/scheduler", "orchestrator/spec", "orchestrator/txn",
+	"lbagent/participant", "mesosframework/placement",
+}
 
 var impure = []string{"net", "net/http", "os", "os/exec", "log", "log/slog", "math/rand", "math/rand/v2"}
 
