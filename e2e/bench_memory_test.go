@@ -62,6 +62,7 @@ func benchMemory(b *testing.B, t *table) {
 		}
 		<-tick.C
 	}
+	b.ReportMetric(0, "ns/op") // of no meaning here
 	b.ReportMetric(quantile(dev, 1), "dev-MiB")
 	t.memory("memory: orchestrator + local Mesos with 20 Apps, VmRSS", 256, dev)
 	for i, h := range c.info.Hosts {
@@ -69,7 +70,7 @@ func benchMemory(b *testing.B, t *table) {
 	}
 	t.note("memory: orchestrator + local Mesos: %.0f MiB of it are not pages of files (p50)", quantile(devOwn, 0.5))
 	for _, role := range []string{"task-supervisor", "supervise"} {
-		if sizes := c.residentOf(role); len(sizes) > 0 {
+		if sizes := residentOf(role); len(sizes) > 0 {
 			var sum float64
 			for _, s := range sizes {
 				sum += s
@@ -95,15 +96,14 @@ func (c *benchCluster) agentPID(i int) int {
 	return id.PID
 }
 
-// residentOf weighs the processes of this cluster that run the given hidden command.
-func (c *benchCluster) residentOf(role string) []float64 {
-	c.Helper()
+// residentOf weighs the processes that run the given hidden command of the binary under test.
+func residentOf(role string) []float64 {
 	var sizes []float64
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, p := range procs {
 		data, err := os.ReadFile(p)
 		argv := bytes.Split(data, []byte{0})
-		if err != nil || len(argv) < 2 || string(argv[1]) != role || !bytes.Contains(data, []byte(c.dir)) {
+		if err != nil || len(argv) < 2 || string(argv[0]) != cutoverBin || string(argv[1]) != role {
 			continue
 		}
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(p)))

@@ -15,6 +15,9 @@ import (
 // The benchmarks behind `make bench`. They print figures beside their bars and never fail on time: a machine that does
 // something else meanwhile is no defect. What does fail is a run that did not do what it measures.
 //
+// Other than the drills, benchmarks also go below the command line where a bar is about a part: they speak to real lbagents
+// and real proxies through the coordinator, or through the RPC alone. Each says what runs and what is in its figure.
+//
 // What the pair that Cutover replaces needs is derived from its documented defaults, which poll (offers, healthchecks and
 // Baragon's request states by the second), not measured here.
 const (
@@ -92,8 +95,11 @@ func amount(v float64, unit string) string {
 	return fmt.Sprintf("%.0f %s", v, unit)
 }
 
-// quantile returns the smallest value that at least the share q of all do not exceed; values is not empty.
+// quantile returns the smallest of the values that at least the share q of all do not exceed; 0 of none.
 func quantile(values []float64, q float64) float64 {
+	if len(values) == 0 {
+		return 0
+	}
 	sorted := slices.Sorted(slices.Values(values))
 	i := int(q*float64(len(sorted))+0.999999) - 1
 	return sorted[min(max(i, 0), len(sorted)-1)]
