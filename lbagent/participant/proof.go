@@ -118,11 +118,35 @@ func (m *stepper) judge(t *Txn, app string, r *reading) (health, *Refusal) {
 	if green > 0 {
 		return out, why
 	}
-	no := refuse(UpstreamNotGreen, app, "no upstream of the target is green in the proxy's own checks (%d of them)", len(staying))
+	no := noneGreen(app, staying, r)
 	if red == len(staying) {
 		return bad, no
 	}
 	return pending, no
+}
+
+// noneGreen says that not one upstream of a target is green: it names one of them, where it is and what the proxy says of
+// it, so that whoever reads the refusal knows where to look.
+func noneGreen(app string, ups []Upstream, r *reading) *Refusal {
+	if len(ups) == 0 {
+		return refuse(UpstreamNotGreen, app, "no upstream of the target is left")
+	}
+	u, says := ups[0], "is missing"
+	for i := range ups {
+		row := r.row(ups[i].Name)
+		if row == nil {
+			continue
+		}
+		if u, says = ups[i], "is "+row.Status; row.Red {
+			break // the one that most surely says why
+		}
+	}
+	more := ""
+	if n := len(ups) - 1; n > 0 {
+		more = fmt.Sprintf(", and of the %d others none is green", n)
+	}
+	return &Refusal{Reason: UpstreamNotGreen, App: app, Upstream: u.Name, Message: fmt.Sprintf(
+		"no upstream of the target can serve: %s at %s %s in the proxy's own checks%s", u.Name, u.Address, says, more)}
 }
 
 // tally counts the green and the red among the named upstreams; a missing row is neither.
