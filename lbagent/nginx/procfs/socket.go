@@ -276,6 +276,7 @@ func ShutdownConns(pid int, remote netip.AddrPort) (int, error) {
 		if !ok {
 			continue
 		}
+		delete(sockets, row.Inode) // the kernel may list a connection twice while others come and go
 		dup, err := unix.PidfdGetfd(pidfd, fd, 0)
 		if errors.Is(err, unix.EBADF) {
 			continue // closed meanwhile
