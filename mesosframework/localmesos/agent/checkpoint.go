@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -56,7 +55,7 @@ func (t *task) checkpoint() error {
 	if err := writeSynced(t.meta(), "task.json", data); err != nil {
 		return err
 	}
-	t.journal, err = openJournal(t.meta())
+	t.journal, err = openJournal(t.meta(), 0)
 	return err
 }
 
@@ -81,11 +80,13 @@ func (a *Agent) forgetFramework(id string) {
 
 // journal is the log of a task's updates and acknowledgements: one line per
 // record, each with its checksum. What follows a damaged line is ignored: it
-// was being written when the machine stopped. Its methods are safe for
-// concurrent use; those on a nil journal do nothing.
+// was being written when the machine stopped. Such a line is cut off before
+// the next one is written, or all that follows would be lost with it. Its
+// methods are safe for concurrent use; those on a nil journal do nothing.
 type journal struct {
 	mu   sync.Mutex
 	file *os.File
+	size int64 // of the whole lines
 }
 
 type record struct {
@@ -93,12 +94,18 @@ type record struct {
 	Data []byte `json:"d,omitempty"`
 }
 
-func openJournal(dir string) (*journal, error) {
+// openJournal opens the log of a task to write on after the first size bytes,
+// which readJournal found whole.
+func openJournal(dir string, size int64) (*journal, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "updates"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the update log: %w", err)
 	}
-	return &journal{file: f}, nil
+	if err := f.Truncate(size); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("cut the damaged end off the update log: %w", err)
+	}
+	return &journal{file: f, size: size}, nil
 }
 
 func (j *journal) append(r record, sync bool) error {
@@ -116,8 +123,9 @@ func (j *journal) append(r record, sync bool) error {
 		return os.ErrClosed
 	}
 	if _, err := j.file.Write(line); err != nil {
-		return err
+		return errors.Join(err, j.file.Truncate(j.size))
 	}
+	j.size += int64(len(line))
 	if sync {
 		return j.file.Sync()
 	}
@@ -151,26 +159,31 @@ func (j *journal) close() {
 	}
 }
 
-// readJournal returns the records of a task's log.
-func readJournal(dir string) ([]record, error) {
+// readJournal returns the records of a task's log, and how many bytes of it
+// are whole lines.
+func readJournal(dir string) (out []record, size int64, err error) {
 	data, err := os.ReadFile(filepath.Join(dir, "updates"))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return nil, 0, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, fmt.Errorf("read the update log: %w", err)
 	}
-	var out []record
-	sc := bufio.NewScanner(bytes.NewReader(data))
-	sc.Buffer(nil, 16<<20)
-	for sc.Scan() {
-		sum, body, ok := bytes.Cut(sc.Bytes(), []byte{' '})
-		want, err := strconv.ParseUint(string(sum), 16, 32)
-		var r record
-		if !ok || err != nil || crc32.ChecksumIEEE(body) != uint32(want) || json.Unmarshal(body, &r) != nil {
-			break
+	for {
+		line, rest, whole := bytes.Cut(data, []byte{'\n'})
+		r, ok := parseRecord(line)
+		if !whole || !ok {
+			return out, size, nil
 		}
 		out = append(out, r)
+		size += int64(len(line)) + 1
+		data = rest
 	}
-	return out, nil
+}
+
+func parseRecord(line []byte) (r record, ok bool) {
+	sum, body, _ := bytes.Cut(line, []byte{' '})
+	want, err := strconv.ParseUint(string(sum), 16, 32)
+	ok = err == nil && crc32.ChecksumIEEE(body) == uint32(want) && json.Unmarshal(body, &r) == nil
+	return r, ok
 }

@@ -16,7 +16,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // before it count and the rest does not.
 func TestJournalTornTail(t *testing.T) {
 	dir := t.TempDir()
-	j, err := openJournal(dir)
+	j, err := openJournal(dir, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestJournalTornTail(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "updates"), whole[:n], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		got, err := readJournal(dir)
+		got, size, err := readJournal(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,6 +44,15 @@ func TestJournalTornTail(t *testing.T) {
 			t.Fatalf("%d bytes give %d records, fewer than before", n, len(got))
 		}
 		last = len(got)
+		// What is written next must survive the torn line before it.
+		if j, err = openJournal(dir, size); err != nil {
+			t.Fatal(err)
+		}
+		j.kill()
+		j.close()
+		if got, _, err = readJournal(dir); err != nil || len(got) != last+1 || got[last].Kind != "kill" {
+			t.Fatalf("%d bytes, then one more record: %v %v", n, got, err)
+		}
 	}
 	if last != 3 {
 		t.Fatalf("%d records, want 3", last)
@@ -52,7 +61,7 @@ func TestJournalTornTail(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "updates"), whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := readJournal(dir); len(got) == 3 {
+	if got, _, _ := readJournal(dir); len(got) == 3 {
 		t.Fatal("a damaged line was believed")
 	}
 }

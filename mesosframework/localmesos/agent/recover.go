@@ -63,8 +63,11 @@ func (a *Agent) recoverTask(container string) error {
 		return err
 	}
 	var file taskFile
-	if err := json.Unmarshal(data, &file); err != nil || file.Format != diskFormat {
-		return fmt.Errorf("task.json is damaged or of another format: %v", err)
+	if err := json.Unmarshal(data, &file); err != nil {
+		return fmt.Errorf("task.json is damaged: %w", err)
+	}
+	if file.Format != diskFormat {
+		return fmt.Errorf("task.json has format %d, this version reads %d", file.Format, diskFormat)
 	}
 	var info mesos.TaskInfo
 	if err := wire.UnmarshalJSON(file.Task, &info); err != nil {
@@ -74,12 +77,12 @@ func (a *Agent) recoverTask(container string) error {
 	if fw == nil {
 		return fmt.Errorf("its framework %s is not on disk", file.Framework)
 	}
-	records, err := readJournal(dir)
+	records, size, err := readJournal(dir)
 	if err != nil {
 		return err
 	}
 	t := makeTask(a, *fw, info, container)
-	t.journal, err = openJournal(dir)
+	t.journal, err = openJournal(dir, size)
 	if err != nil {
 		t.stop()
 		return err
