@@ -141,9 +141,13 @@ func (a *Agent) Start() error {
 	case err != nil:
 		return fmt.Errorf("local Mesos agent %s: %w", a.opts.Hostname, err)
 	default:
-		if err := json.Unmarshal(data, &who); err != nil || who.Format != diskFormat {
-			return fmt.Errorf("local Mesos agent %s: %s is damaged or of another format (%v): move %s away to start anew",
+		if err := json.Unmarshal(data, &who); err != nil {
+			return fmt.Errorf("local Mesos agent %s: %s is damaged (%w): move %s away to start anew",
 				a.opts.Hostname, a.metaDir("agent.json"), err, a.opts.Dir)
+		}
+		if who.Format != diskFormat {
+			return fmt.Errorf("local Mesos agent %s: %s has format %d, this version reads %d: move %s away to start anew",
+				a.opts.Hostname, a.metaDir("agent.json"), who.Format, diskFormat, a.opts.Dir)
 		}
 	}
 	var failed error

@@ -74,8 +74,9 @@ func (t *task) healthy(ctx context.Context, h *mesos.HealthCheck) bool {
 		}
 		code, ok := get(ctx, scheme, t.agent.opts.IP, h.HTTP.Port, h.HTTP.GetPath())
 		return ok && code >= 200 && code < 400
+	default: // no such check passes validation
+		return false
 	}
-	return false
 }
 
 // checkOnce returns the status; a check that gave no answer says nothing.
@@ -94,6 +95,7 @@ func (t *task) checkOnce(ctx context.Context, c *mesos.CheckInfo) mesos.CheckSta
 			n := uint32(code)
 			status.HTTP.StatusCode = &n
 		}
+	default: // no such check passes validation
 	}
 	return status
 }

@@ -54,8 +54,9 @@ func terminal(s mesos.TaskState) bool {
 	case mesos.TASK_FINISHED, mesos.TASK_FAILED, mesos.TASK_KILLED, mesos.TASK_ERROR, mesos.TASK_DROPPED, mesos.TASK_GONE,
 		mesos.TASK_LOST, mesos.TASK_GONE_BY_OPERATOR:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // send puts an update of the executor on the stream.

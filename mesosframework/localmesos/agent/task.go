@@ -338,6 +338,7 @@ func (t *task) kill(policy *mesos.KillPolicy) {
 				t.journal.kill()
 			}
 			t.step(e)
+		case ended: // its last update says so
 		}
 	})
 }

@@ -264,8 +264,11 @@ func (g *target) sandbox(what string) error {
 		task = "*"
 	}
 	found, err := filepath.Glob(filepath.Join(g.dir, "agent-*/work/slaves/*/frameworks/*/executors", task, "runs/latest"))
-	if err != nil || len(found) != 1 {
-		return fmt.Errorf("%d sandboxes of task %q: %v", len(found), task, err)
+	if err != nil {
+		return fmt.Errorf("the sandboxes of task %q: %w", task, err)
+	}
+	if len(found) != 1 {
+		return fmt.Errorf("%d sandboxes of task %q, want 1", len(found), task)
 	}
 	verb, file, _ := strings.Cut(action, " ")
 	path := filepath.Join(found[0], file)
