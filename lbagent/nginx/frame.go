@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"text/template"
 )
 
@@ -91,11 +92,13 @@ type ExampleBase struct {
 	Lua bool
 	// Binary is asked where its modules are; default "nginx".
 	Binary string
-	// Workers is the number of worker processes; default 2.
+	// Workers is the number of worker processes; default 2, negative: one for each CPU.
 	Workers int
-	// PIDFile and ErrorLog are absolute, or relative to the prefix that nginx is started with.
+	// PIDFile, ErrorLog and TempDir are absolute, or relative to the prefix that nginx is started with. TempDir is where
+	// bodies go that do not fit into memory; it exists, and default is the prefix itself. ErrorLog "stderr" is standard error.
 	PIDFile  string
 	ErrorLog string
+	TempDir  string
 }
 
 var modulesPath = regexp.MustCompile(`--modules-path=(\S+)`)
@@ -106,7 +109,7 @@ func RenderExampleBase(e ExampleBase) ([]byte, error) {
 	if e.Binary == "" {
 		e.Binary = "nginx"
 	}
-	if e.Workers <= 0 {
+	if e.Workers == 0 {
 		e.Workers = 2
 	}
 	if e.PIDFile == "" {
@@ -114,6 +117,9 @@ func RenderExampleBase(e ExampleBase) ([]byte, error) {
 	}
 	if e.ErrorLog == "" {
 		e.ErrorLog = "error.log"
+	}
+	if e.TempDir != "" {
+		e.TempDir = strings.TrimRight(e.TempDir, "/") + "/"
 	}
 	data := struct {
 		ExampleBase
