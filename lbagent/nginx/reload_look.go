@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"strconv"
 	"time"
@@ -205,6 +206,9 @@ func countSessions(f family, sections map[string]driver.Section) (map[netip.Addr
 	own := make(map[uint64]bool)
 	for _, w := range f.workers() {
 		sockets, err := procfs.Sockets(w.PID)
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, fmt.Errorf("sessions of worker %d: %w", w.PID, err)
+		}
 		if err != nil {
 			continue // a leaving worker that has ended
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"strconv"
@@ -202,7 +203,8 @@ func UnixListeners(path string) ([]uint64, error) {
 	return ParseUnixListeners(string(text))[path], nil
 }
 
-// Sockets lists the sockets that a process has open: inode -> descriptor.
+// Sockets lists the sockets that a process has open: inode -> descriptor. The kernel shows them to root and to the process's
+// own user with at least its capabilities; to others it is an error, and never an empty list.
 func Sockets(pid int) (map[uint64]int, error) {
 	dir, err := os.Open(path(pid, "fd"))
 	if err != nil {
@@ -216,6 +218,9 @@ func Sockets(pid int) (map[uint64]int, error) {
 	out := make(map[uint64]int)
 	for _, name := range names {
 		target, err := os.Readlink(path(pid, "fd", name))
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, fmt.Errorf("%w (run as the user of process %d, with the capabilities that it has)", err, pid)
+		}
 		if err != nil {
 			continue // closed meanwhile
 		}
