@@ -174,6 +174,38 @@ func TestKill9(t *testing.T) {
 	again.state("t", mesos.TASK_KILLED)
 }
 
+// TestKilledBetweenStartingAndRunning: the agent was killed when it had written
+// TASK_STARTING and not yet TASK_RUNNING. The next one says what is missing.
+func TestKilledBetweenStartingAndRunning(t *testing.T) {
+	o := Options{Dir: t.TempDir()}
+	c := startCluster(t, o)
+	f := subscribe(t, c.URL(), "")
+	f.noAcks = true
+	f.launch(f.offers()[0], "t", "sleep 1000")
+	f.state("t", mesos.TASK_STARTING)
+	f.close()
+	c.Stop()
+	logs, err := filepath.Glob(filepath.Join(o.Dir, "agent-*/meta/tasks/*/updates"))
+	if err != nil || len(logs) != 1 {
+		t.Fatalf("logs: %v %v", logs, err)
+	}
+	data, err := os.ReadFile(logs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := bytes.IndexByte(data, '\n') + 1
+	if err := os.Truncate(logs[0], int64(first)); err != nil {
+		t.Fatal(err)
+	}
+
+	c = startCluster(t, o)
+	again := subscribe(t, c.URL(), f.id)
+	again.state("t", mesos.TASK_STARTING)
+	again.state("t", mesos.TASK_RUNNING)
+	again.kill("t")
+	again.state("t", mesos.TASK_KILLED)
+}
+
 // finish lets the task that waits for its file "go" end, and waits until its
 // warden has written so.
 func finish(t *testing.T, dir, task string) {

@@ -160,14 +160,16 @@ func (t *task) resume(records []record) {
 		t.step(executor.Started{}) // stopped between the start and its update
 		return
 	}
+	state := mesos.TASK_STAGING
 	if last != nil {
+		state = *last.State
 		t.machine = t.machine.Recall(last.Healthy, last.CheckStatus)
 	}
 	var effects []executor.Effect
 	if killed || removed {
 		t.machine, effects = t.machine.ResumeKill(startedAt, time.Now())
 	} else {
-		t.machine, effects = t.machine.Resume(startedAt, time.Now())
+		t.machine, effects = t.machine.Resume(state, startedAt, time.Now())
 	}
 	t.do(effects)
 }

@@ -167,10 +167,17 @@ func (m Machine) Recall(healthy *bool, check *mesos.CheckStatusInfo) Machine {
 }
 
 // Resume is for a task that was found running after the agent had been away:
-// its updates of then are on the stream already.
-func (m Machine) Resume(startedAt time.Time, now time.Time) (Machine, []Effect) {
+// its updates of then are on the stream already, last is the state of the
+// newest. TASK_STARTING and TASK_RUNNING are written one after the other: an
+// agent that was killed between the two has yet to say the second, or the
+// framework would wait for it for ever.
+func (m Machine) Resume(last mesos.TaskState, startedAt, now time.Time) (Machine, []Effect) {
 	m.Started, m.StartedAt = true, startedAt
-	out := []Effect{StartChecks{}}
+	var out []Effect
+	if last == mesos.TASK_STARTING {
+		out = append(out, Send{Update{State: mesos.TASK_RUNNING, Check: m.emptyCheck()}})
+	}
+	out = append(out, StartChecks{})
 	if m.Config.MaxCompletion > 0 {
 		out = append(out, SetCompletion{max(0, m.Config.MaxCompletion-now.Sub(startedAt))})
 	}
