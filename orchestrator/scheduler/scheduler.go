@@ -48,7 +48,10 @@ type App struct {
 	// Desired is the number of instances of the committed Spec; 0 for a stopped App.
 	Desired int
 	// Frozen: a Deploy is open.
-	Frozen  bool
+	Frozen bool
+	// Undoing: that Deploy's transaction has reached the proxies and is being undone, for good. Hosts wait with it if
+	// nothing of the committed set can serve.
+	Undoing bool
 	Tasks   []Task
 	Backoff map[int]Backoff // by instance
 }
@@ -123,6 +126,7 @@ type Plan struct {
 	// Remove: terminally dead, to leave all proxies at once, even the last one: it cannot serve.
 	Remove []string
 	Start  []Start
+	// Insert: each by itself; while Undoing all at once, or none.
 	Insert []Insert
 	// Discard: replacements that nobody needs any longer, and that no Host was ever told of.
 	Discard []string
@@ -155,6 +159,9 @@ func Reconcile(app App, now time.Time, o Options) Plan {
 		}
 		switch {
 		case t.Replacement && t.Liveness == Dead:
+			if app.Undoing && t.Moving && !t.Removed {
+				p.Remove = append(p.Remove, t.ID) // Hosts that wait for all replacements must not wait for this one
+			}
 		case t.Replacement && t.Instance >= app.Desired, t.Replacement && in.replacement != nil:
 			if !t.Moving {
 				p.Discard = append(p.Discard, t.ID)
@@ -178,6 +185,13 @@ func Reconcile(app App, now time.Time, o Options) Plan {
 		}
 	}
 	mayRepair := max(1, app.Desired/4) - repairing
+	// The undo leads to nothing that can serve: a whole set of replacements comes first, and it may take as much as the
+	// App does.
+	undo := app.Frozen && app.Undoing && serving == 0
+	whole := true
+	if undo {
+		mayRepair = app.Desired
+	}
 	for i := 0; i < app.Desired; i++ {
 		in := by[i]
 		if in == nil {
@@ -188,13 +202,16 @@ func Reconcile(app App, now time.Time, o Options) Plan {
 		if reason != "" && !due {
 			p.wakeAt(since)
 		}
-		switch r := in.replacement; {
+		r := in.replacement
+		ready := r != nil && r.Health == Healthy && r.Liveness == Live
+		whole = whole && ready
+		switch {
 		case r != nil && reason == "":
 			if !r.Moving {
 				p.Discard = append(p.Discard, r.ID)
 			}
 		case r != nil:
-			if r.Health == Healthy && r.Liveness == Live && !r.Moving && !app.Frozen {
+			if ready && !r.Moving && (!app.Frozen || undo) {
 				retire := ""
 				if in.committed != nil {
 					retire = in.committed.ID
@@ -211,6 +228,9 @@ func Reconcile(app App, now time.Time, o Options) Plan {
 			}
 			p.Start = append(p.Start, Start{Instance: i, Reason: reason})
 		}
+	}
+	if undo && !whole {
+		p.Insert = nil // one alone would get the traffic of all
 	}
 	slices.SortStableFunc(p.Remove, strings.Compare)
 	slices.SortStableFunc(p.Discard, strings.Compare)

@@ -49,6 +49,21 @@ func TestReconcile(t *testing.T) {
 		{"replacement of a dead one enters when healthy", App{Desired: 1, Tasks: []Task{gone(0), repl(0, Healthy)}},
 			Plan{Insert: []Insert{{Task: "r0"}}}},
 		{"not while a Deploy is open", App{Desired: 1, Frozen: true, Tasks: []Task{gone(0), repl(0, Healthy)}}, Plan{}},
+		{"not when a Deploy is undone and others serve", App{Desired: 2, Frozen: true, Undoing: true, Tasks: []Task{gone(0), repl(0, Healthy), ok(1)}}, Plan{}},
+		{"a Deploy is undone to nothing: all replacements at once", App{Desired: 2, Frozen: true, Undoing: true,
+			Tasks: []Task{gone(0), repl(0, Healthy), failing(1, time.Minute), repl(1, Healthy)}},
+			Plan{Insert: []Insert{{Task: "r0"}, {Task: "r1", Retire: "t1"}}}},
+		{"a Deploy is undone to nothing: not before all are healthy", App{Desired: 2, Frozen: true, Undoing: true,
+			Tasks: []Task{gone(0), repl(0, Healthy), gone(1), repl(1, Unknown)}}, Plan{}},
+		{"a Deploy is undone to nothing: everything is replaced", App{Desired: 3, Frozen: true, Undoing: true,
+			Tasks: []Task{failing(0, time.Minute), away(1, time.Minute), gone(2)}},
+			Plan{Start: []Start{{0, ReasonFailing}, {1, ReasonAway}, {2, ReasonMissing}}}},
+		{"a Deploy is undone to nothing: a replacement that dies leaves and is replaced", App{Desired: 2, Frozen: true, Undoing: true,
+			Tasks: []Task{gone(0), moving(with(repl(0, Healthy), func(t *Task) { t.Liveness = Dead })), gone(1), moving(repl(1, Healthy))}},
+			Plan{Remove: []string{"r0"}, Start: []Start{{0, ReasonMissing}}}},
+		{"a Deploy is undone to nothing: the next one follows those on their way", App{Desired: 2, Frozen: true, Undoing: true,
+			Tasks: []Task{gone(0), repl(0, Healthy), gone(1), moving(repl(1, Healthy))}},
+			Plan{Insert: []Insert{{Task: "r0"}}}},
 		{"not twice", App{Desired: 1, Tasks: []Task{gone(0), moving(repl(0, Healthy))}}, Plan{}},
 		{"failing for a moment", App{Desired: 1, Tasks: []Task{failing(0, time.Second)}}, Plan{Wake: t0.Add(4 * time.Second)}},
 		{"failing for long", App{Desired: 1, Tasks: []Task{failing(0, 6*time.Second)}}, Plan{Start: []Start{{0, ReasonFailing}}}},
@@ -119,7 +134,12 @@ func (w *world) apply(t *rapid.T, p Plan) {
 		w.app.Tasks = append(w.app.Tasks, Task{ID: fmt.Sprintf("n%d", w.next), Instance: s.Instance, Replacement: true, Since: w.now})
 	}
 	if w.app.Frozen && len(p.Insert) > 0 {
-		t.Fatal("insertion while a Deploy is open")
+		if !w.app.Undoing {
+			t.Fatal("insertion while a Deploy is open")
+		}
+		if len(p.Insert) != w.app.Desired {
+			t.Fatalf("%d of %d inserted at an undo", len(p.Insert), w.app.Desired)
+		}
 	}
 	for _, id := range p.Remove {
 		if x := w.task(id); x.Liveness != Dead {
@@ -171,6 +191,7 @@ func TestReconcileLaws(t *testing.T) {
 		for range rapid.IntRange(0, 40).Draw(t, "events") {
 			w.now = w.now.Add(time.Duration(rapid.IntRange(0, 4000).Draw(t, "ms")) * time.Millisecond)
 			w.app.Frozen = rapid.Bool().Draw(t, "frozen")
+			w.app.Undoing = w.app.Frozen && rapid.Bool().Draw(t, "undoing")
 			if len(w.app.Tasks) > 0 {
 				x := &w.app.Tasks[rapid.IntRange(0, len(w.app.Tasks)-1).Draw(t, "task")]
 				if x.Liveness != Dead {
@@ -188,7 +209,7 @@ func TestReconcileLaws(t *testing.T) {
 			}
 			w.apply(t, p)
 		}
-		w.app.Frozen = false
+		w.app.Frozen, w.app.Undoing = false, false
 		for range 100 {
 			w.now = w.now.Add(time.Minute)
 			for i := range w.app.Tasks {
