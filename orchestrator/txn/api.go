@@ -117,8 +117,12 @@ type Amendment struct {
 	Remove []string
 	// Insert are verified replacements, and Retire the names that drain once every insert is verified on that Host.
 	// Both wait while a transaction is open on the Section.
-	Insert   []*lbagentv1.Upstream
-	Retire   []string
+	Insert []*lbagentv1.Upstream
+	Retire []string
+	// Undo is the transaction that is being undone and whose undo holds nothing that can serve: then Insert does not wait
+	// for it. Hosts that still owe Aborted get the inserts with Abort, switch to them when all are green, and only then
+	// answer (NEVER-ZERO); the others get them as always. Such an insertion is never taken back: what it replaces is dead.
+	Undo     string
 	Actor    string
 	Reason   string
 	Deadline time.Time // of Insert; a Remove is repeated until every Host has it

@@ -203,6 +203,8 @@ type (
 		Cause  Cause
 		Reason string
 	}
+	// Replaced: Abort carries something new, upstreams that replace the dead ones of the undo.
+	Replaced struct{}
 	// Tick: time passed.
 	Tick struct{}
 )
@@ -218,6 +220,7 @@ func (MarkWritten) event()     {}
 func (DecisionWritten) event() {}
 func (WriteRefused) event()    {}
 func (AbortAsked) event()      {}
+func (Replaced) event()        {}
 func (Tick) event()            {}
 
 // NoProcess is the PID of a Host whose proxy does not run: what an earlier process reported does not count.

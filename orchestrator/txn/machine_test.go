@@ -105,6 +105,8 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 		return s.step(WriteRefused{Cause: CauseBaseMismatch, Reason: "the committed state moved on"})
 	case "abort":
 		return s.step(AbortAsked{Cause: CauseAsked, Reason: "kim asked"})
+	case "replaced":
+		return s.step(Replaced{})
 	case "tick": // tick DURATION
 		by, err := time.ParseDuration(arg(0))
 		if err != nil {

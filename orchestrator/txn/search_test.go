@@ -67,7 +67,7 @@ type modelHost struct {
 }
 
 // budget bounds how often each fault may still happen.
-type budget struct{ crash, lose, repeat, restart, refuse, lapse, reload, abort, link, tick int }
+type budget struct{ crash, lose, repeat, restart, refuse, lapse, reload, abort, replace, link, tick int }
 
 var searchRules = Rules{
 	Fresh: 2 * time.Second, HostWait: 5 * time.Second, Restore: 60 * time.Second,
@@ -332,6 +332,11 @@ func (s *search) successors(w *world) {
 		c.budget.abort--
 		s.add(s.step(c, AbortAsked{Cause: CauseAsked, Reason: "asked"}))
 	}
+	if w.budget.replace > 0 {
+		c := w.clone()
+		c.budget.replace--
+		s.add(s.step(c, Replaced{}))
+	}
 	for i := range w.hosts {
 		s.hostFaults(w, i)
 	}
@@ -508,6 +513,8 @@ func TestExhaustive(t *testing.T) {
 		"reload, time":          {reload: 1, tick: 2},
 		"abort, crash":          {abort: 1, crash: 1},
 		"abort, repeat":         {abort: 1, repeat: 1},
+		"abort, replace, crash": {abort: 1, replace: 1, crash: 1},
+		"refuse, replace, lose": {refuse: 1, replace: 1, lose: 1},
 		"time":                  {tick: 5, lose: 1},
 		"link, time":            {link: 2, tick: 3},
 		"refuse, lose, time":    {refuse: 1, lose: 1, tick: 2},

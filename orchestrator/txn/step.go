@@ -48,6 +48,10 @@ func (s *step) apply(ev Event) {
 		if s.undecided() {
 			s.becomeAborting(ev.Cause, ev.Reason)
 		}
+	case Replaced:
+		if s.aborted() {
+			s.abortAgain()
+		}
 	case MarkWritten:
 		if s.Phase == Preparing && s.Marking {
 			s.Marking, s.Marked = false, true // advance goes on, if all are still Ready
@@ -298,6 +302,16 @@ func (s *step) becomeAborting(cause Cause, reason string) {
 		s.emit(Unlock{})
 	} else {
 		s.become(Restoring)
+	}
+}
+
+// abortAgain makes every Host that has to restore and has not be told at once, with what the Abort carries now. The
+// restore deadline stays: replacements that keep dying must not put it off for ever (EVERY-STATE-ENDS).
+func (s *step) abortAgain() {
+	for i := range s.Hosts {
+		if h := &s.Hosts[i]; h.SentActivate && !h.Done {
+			h.Call, h.Tries, h.RetryAt = CallNone, 0, time.Time{}
+		}
 	}
 }
 

@@ -182,6 +182,11 @@ func (s *handler) Abort(ctx context.Context, r *connect.Request[lbagentv1.AbortR
 	switch {
 	case no != nil:
 	case o != nil:
+		s.h.replaceDead(o, r.Msg.GetReplacements())
+		if app := s.h.nothingToRestore(o); app != "" {
+			no = refuse(lbagentv1.RefusalReason_REFUSAL_REASON_RESTORE_FAILED, "no upstream of the old Section of "+app+" can serve and the new ones do: abort with replacements")
+			break
+		}
 		s.h.close(id, o, false)
 	case s.h.outcomes[id]:
 		no = refuse(lbagentv1.RefusalReason_REFUSAL_REASON_WRONG_STATE, "it is committed here")

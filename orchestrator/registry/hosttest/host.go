@@ -312,6 +312,35 @@ func (h *Host) close(id string, o *openTxn, commit bool) {
 	h.touch()
 }
 
+// replaceDead adds what an Abort carries to the Sections that it goes back to. h.mu must be held.
+func (h *Host) replaceDead(o *openTxn, replacements []*lbagentv1.Section) {
+	for _, r := range replacements {
+		if !slices.Contains(o.apps(), r.GetApp()) {
+			continue
+		}
+		c := proto.CloneOf(h.section(r.GetApp()).committed)
+		for _, u := range r.GetUpstreams() {
+			if !slices.ContainsFunc(c.GetSection().GetUpstreams(), func(have *lbagentv1.Upstream) bool { return have.GetName() == u.GetName() }) {
+				c.Section.Upstreams = append(c.Section.Upstreams, u)
+			}
+		}
+		c.Version.Amendments++
+		h.section(r.GetApp()).committed = c
+	}
+}
+
+// nothingToRestore is an App whose target serves and whose old Section lost all that it had, or "": a Host stays at the
+// target then (NEVER-ZERO). h.mu must be held.
+func (h *Host) nothingToRestore(o *openTxn) string {
+	for _, ch := range o.changes {
+		old := h.section(ch.GetApp()).committed
+		if o.phase >= lbagentv1.TxnPhase_TXN_PHASE_ACTIVATING && len(ch.GetTarget().GetUpstreams()) > 0 && !old.GetRemoved() && len(old.GetSection().GetUpstreams()) == 0 {
+			return ch.GetApp()
+		}
+	}
+	return ""
+}
+
 // replace installs the target as committed; what leaves drains.
 func (h *Host) replace(s *section, target *lbagentv1.Section) {
 	app := s.committed.GetSection().GetApp()

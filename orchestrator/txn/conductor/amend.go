@@ -80,6 +80,8 @@ func checkAmendment(a txn.Amendment) error {
 		return errors.New("an amendment must remove, insert or retire something")
 	case len(a.Retire) > 0 && len(a.Insert) == 0:
 		return errors.New("upstreams retire only behind inserted ones: scale down with a transaction")
+	case a.Undo != "" && (len(a.Insert) == 0 || len(a.Remove) > 0):
+		return errors.New("an undo takes insertions: what is dead is removed by an amendment of its own")
 	}
 	size := 0
 	for _, u := range a.Insert {
@@ -105,6 +107,9 @@ func (c *Conductor) amend(a txn.Amendment) error {
 	if !ok {
 		return fmt.Errorf("%w: group %s is not declared", ErrInvalid, a.Group)
 	}
+	if err := c.checkUndo(&a); err != nil {
+		return err
+	}
 	if len(c.amends) >= maxAmendments {
 		return ErrTooMany
 	}
@@ -126,7 +131,7 @@ func (c *Conductor) amend(a txn.Amendment) error {
 func newAmendment(a txn.Amendment, hosts []string) *amendment {
 	m := &amendment{a: a, hosts: hosts, record: amendRecord{
 		Format: recordFormat, ID: a.ID, Group: a.Group, App: a.App, Remove: a.Remove, Retire: a.Retire, Actor: a.Actor,
-		Reason: a.Reason, Deadline: a.Deadline,
+		Reason: a.Reason, Deadline: a.Deadline, Undo: a.Undo,
 	}}
 	for _, u := range a.Insert {
 		m.record.Insert = append(m.record.Insert, encodeProto(u))
@@ -213,25 +218,41 @@ func (c *Conductor) numberStage(a *amendment, s *stage, version *lbagentv1.Versi
 	c.withOrder(func(order uint64) {
 		s.order = order
 		c.passed(a.key(), order)
+		if s == a.insert {
+			c.abortAgain(a)
+		}
 		c.advanceAmendment(a)
 	})
 }
 
-// startInsert asks for the Section: inserts wait while a transaction is open on it.
+// startInsert asks for the Section: inserts wait while a transaction is open on it, unless they belong to its undo.
 func (c *Conductor) startInsert(a *amendment) {
+	if c.carrier(a) != nil {
+		c.carry(a)
+		return
+	}
 	var granted []string
 	c.locks, granted = c.locks.Add(txn.LockRequest{ID: a.lockID(), Sections: []txn.SectionKey{a.key()}})
 	c.grant(granted)
 }
 
-// insertGranted counts the insertion in the committed Section, durably, and then tells the Hosts.
+// insertGranted goes on with an insertion that has the Section now.
 func (c *Conductor) insertGranted(a *amendment) {
 	a.locked = true
+	if a.record.Applied {
+		c.advanceAmendment(a) // carried: it only waited for the undo to be over
+		return
+	}
 	now := c.sections[a.key()]
 	if now == nil || now.committed.GetRemoved() {
 		c.giveUp(a, "the app has no committed section in the group")
 		return
 	}
+	c.applyInsert(a)
+}
+
+// applyInsert counts the insertion in the committed Section, durably, and then tells the Hosts.
+func (c *Conductor) applyInsert(a *amendment) {
 	a.record.Applied = true
 	c.writeAmended(a, a.insert, func(s *lbagentv1.CommittedSection) *lbagentv1.CommittedSection {
 		a.record.Retired = nil
@@ -273,6 +294,10 @@ func (c *Conductor) giveWay(keys []txn.SectionKey) {
 // reconciler brings every Host there. Hosts keep the old ones until others are green (NEVER-ZERO).
 func (c *Conductor) giveUp(a *amendment, why string) {
 	if a.insert == nil || a.insert.failed {
+		return
+	}
+	if a.carried() && a.record.Applied {
+		c.leaveToSync(a, why)
 		return
 	}
 	a.insert.stop()
@@ -359,7 +384,7 @@ func (c *Conductor) removedByAmendment(key txn.SectionKey, name string) bool {
 // concludeAmendment tells the end, and watches until the names that left are released.
 func (c *Conductor) concludeAmendment(a *amendment) {
 	a.over = true
-	if a.locked {
+	if a.locked || a.carried() {
 		a.locked = false
 		c.unlock(a.lockID())
 	}

@@ -113,7 +113,7 @@ func (c *Conductor) request(o *transaction, h *host, call txn.Call) (func(contex
 	case txn.CallCommit:
 		return c.commitCall(h, o.id(), o.state.Order), c.opts.CallTimeout
 	default:
-		return c.abortCall(h, o.id(), o.state.Order, o.apps(h.group), c.origin(o)), c.opts.CallTimeout
+		return c.abortCall(h, o.id(), o.state.Order, o.apps(h.group), c.origin(o), c.replacements(o, h.group)...), c.opts.CallTimeout
 	}
 }
 
@@ -128,8 +128,8 @@ func (c *Conductor) commitCall(h *host, id string, order uint64) func(context.Co
 	}
 }
 
-func (c *Conductor) abortCall(h *host, id string, order uint64, apps []string, origin *lbagentv1.Origin) func(context.Context) reply {
-	req := &lbagentv1.AbortRequest{Fence: c.reg.FenceOf(h.group), TxnId: id, Order: order, Apps: apps, Origin: origin}
+func (c *Conductor) abortCall(h *host, id string, order uint64, apps []string, origin *lbagentv1.Origin, replacements ...*lbagentv1.Section) func(context.Context) reply {
+	req := &lbagentv1.AbortRequest{Fence: c.reg.FenceOf(h.group), TxnId: id, Order: order, Apps: apps, Origin: origin, Replacements: replacements}
 	return func(ctx context.Context) reply {
 		resp, err := h.link.Client().Abort(ctx, connect.NewRequest(req))
 		if err != nil {
@@ -183,7 +183,11 @@ func (c *Conductor) answered(o *transaction, h *host, e txn.Send, r reply) {
 	if r.refusal == nil && (e.Call == txn.CallCommit || e.Call == txn.CallAbort) {
 		c.noteEvidence(h, r.evidence, o.removals(h.group, e.Call))
 	}
+	if r.refusal == nil && e.Call == txn.CallAbort {
+		c.cameWith(o, h, r.evidence)
+	}
 	c.step(o, a)
+	c.advanceCarried(o)
 	c.refresh(h)
 }
 

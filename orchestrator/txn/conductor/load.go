@@ -248,6 +248,9 @@ func (c *Conductor) resumeAmendment(a *amendment) {
 	case a.record.Undone, a.record.Failure != "":
 		a.insert.failed = true
 		c.advanceAmendment(a)
+	case a.carried():
+		c.queueBehind(a)
+		c.numberStage(a, a.insert, version)
 	case a.record.Applied:
 		var granted []string
 		a.locked = true

@@ -161,6 +161,8 @@ type amendRecord struct {
 	Actor    string    `json:"actor"`
 	Reason   string    `json:"reason"`
 	Deadline time.Time `json:"deadline"`
+	// Undo is the transaction whose Abort carries the inserts.
+	Undo string `json:"undo,omitempty"`
 	// Applied: the committed Section holds the inserts. Undone: it held them and does not any longer. Retired are the
 	// upstreams that Retire took out, to put back when the inserts are given up.
 	Applied bool     `json:"applied,omitempty"`

@@ -88,6 +88,9 @@ func (c *Conductor) amendmentWake(a *amendment) time.Time {
 			continue
 		}
 		for name, h := range s.hosts {
+			if c.comesWithAbort(a, s, name) {
+				continue
+			}
 			if !h.done && !h.flying {
 				at = sooner(at, h.at)
 			}
@@ -96,7 +99,7 @@ func (c *Conductor) amendmentWake(a *amendment) time.Time {
 			}
 		}
 	}
-	if a.insert != nil && !a.insert.over() {
+	if a.insert != nil && !a.insert.over() && c.carrier(a) == nil {
 		at = sooner(at, a.a.Deadline)
 	}
 	return at
@@ -107,8 +110,8 @@ func (c *Conductor) amendmentWake(a *amendment) time.Time {
 // and until then it holds what retired: no task of those is killed (NO-ORPHAN-KILL).
 func (c *Conductor) leaveAway(a *amendment, now time.Time) {
 	s := a.insert
-	if !s.ready() || !s.anyDone() {
-		return
+	if !s.ready() || !s.anyDone() || c.carrier(a) != nil {
+		return // without the replacements a Host could never answer the Abort that carries them
 	}
 	var away []*stageHost
 	for name, h := range s.hosts {
@@ -127,6 +130,24 @@ func (c *Conductor) leaveAway(a *amendment, now time.Time) {
 		}
 		h.cancel, h.flying, h.done = nil, false, true
 	}
+}
+
+// comesWithAbort: the Host gets the insertion with the Abort that it still owes an answer to.
+func (c *Conductor) comesWithAbort(a *amendment, s *stage, name string) bool {
+	o := c.carrier(a)
+	return s == a.insert && o != nil && o.unfinished(name)
+}
+
+// done ends the stage on one Host.
+func (s *stage) done(name string) {
+	h := s.hosts[name]
+	if h == nil {
+		return
+	}
+	if h.cancel != nil {
+		h.cancel()
+	}
+	h.cancel, h.flying, h.done = nil, false, true
 }
 
 func (s *stage) anyDone() bool {
@@ -198,7 +219,7 @@ func (c *Conductor) advanceAmendment(a *amendment) {
 	}
 	now := time.Now()
 	c.leaveAway(a, now)
-	if a.insert != nil && !a.insert.over() && !now.Before(a.a.Deadline) {
+	if a.insert != nil && !a.insert.over() && !now.Before(a.a.Deadline) && c.carrier(a) == nil {
 		c.giveUp(a, "the deadline passed: "+a.waiting())
 		return
 	}
@@ -208,7 +229,7 @@ func (c *Conductor) advanceAmendment(a *amendment) {
 		}
 		for _, name := range a.hosts {
 			h := s.hosts[name]
-			if !h.done && !h.flying && !now.Before(h.at) {
+			if !h.done && !h.flying && !now.Before(h.at) && !c.comesWithAbort(a, s, name) {
 				c.sendStage(a, s, name)
 			}
 		}
