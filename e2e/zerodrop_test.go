@@ -11,7 +11,7 @@ import (
 // heavy is the load of the zero-drop promise: kept-alive and fresh connections, POSTs that nobody retries, slow requests;
 // at least 200 requests a second through each Host.
 func heavy(c *cluster, path string) loadgen.Options {
-	return loadgen.Options{URLs: c.frontends(), Path: path + "/buy", SlowPath: path + "/slow?ms=3000", KeepAlive: 6, Close: 2, Slow: 4, Think: 20 * time.Millisecond}
+	return loadgen.Options{URLs: c.frontends(), Path: path + "/buy", SlowPath: path + "/slow?ms=3000", KeepAlive: 8, Close: 3, Slow: 4, Think: 15 * time.Millisecond}
 }
 
 // 20 deploys in a row, with another App deployed and stopped meanwhile: no request fails on HAProxy nor on nginx with Lua.
