@@ -55,8 +55,9 @@ func absent(s *SectionState) bool {
 func (m *stepper) proof(app string, since time.Time) (*reading, verdict) {
 	l := m.wanted(app)
 	r := l.reading
-	if !l.conv.known && r != nil && r.process == m.s.Process && r.section.Digest == l.wantSum && (l.work == nil || !l.work.changes()) {
-		// After a start of the agent the proxy usually holds the want already: no need to touch it.
+	if !l.conv.known && r != nil && r.process == m.s.Process && r.section.Digest == l.wantSum && (l.work == nil || !l.work.changes()) && !hasWarm(*l.want) {
+		// After a start of the agent the proxy usually holds the want already: no need to touch it. Warm upstreams are in no
+		// file, so a driver that checks them by itself knows how only from a Converge of this process.
 		l = m.live(app)
 		l.conv = converged{known: true, digest: l.wantSum, at: r.started}
 	}

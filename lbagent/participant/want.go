@@ -78,6 +78,11 @@ func published(w driver.Section) driver.Section {
 	return w
 }
 
+// hasWarm: some of w is registered only, which no published file tells.
+func hasWarm(w driver.Section) bool {
+	return slices.ContainsFunc(w.Upstreams, func(u driver.Upstream) bool { return u.Mode == driver.Warm })
+}
+
 // wantBuilder adds upstreams by name; the first mode given to a name stays.
 type wantBuilder struct {
 	app  string
