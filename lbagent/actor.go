@@ -221,6 +221,7 @@ func (a *Agent) carryOut(ctx context.Context, w participant.Work) participant.Wo
 		return done
 	}
 	d := a.opts.Driver
+	a.contract.begun(ctx)
 	if err := a.contract.unchecked(); err != nil {
 		done.Err = err
 		return done

@@ -218,6 +218,15 @@ func (c *contract) waitFirst(ctx context.Context) {
 	}
 }
 
+// begun waits until the first Check has ended (checkTimeout bounds it). Before that nothing is known of the proxy, and what
+// is not known must not be told as a proxy that is down: a Verified transaction would lapse because its agent restarted.
+func (c *contract) begun(ctx context.Context) {
+	select {
+	case <-c.first:
+	case <-ctx.Done():
+	}
+}
+
 func (c *contract) set(info driver.Info, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/cutover/cutover/lbagent/driver"
+	"github.com/cutover/cutover/lbagent/participant"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
 
@@ -187,6 +188,30 @@ func TestRestartOfTheAgent(t *testing.T) {
 		t.Fatalf("again, after a restart: %v", r)
 	}
 	h.expect("shop", map[string]driver.Mode{"b1": driver.Serving})
+}
+
+// TestSlowCheckAfterRestart: the first Check of a new agent (the proxy's checker on a large configuration) may take longer
+// than a Verified transaction survives a proxy that does not answer. It must not lapse for that.
+func TestSlowCheckAfterRestart(t *testing.T) {
+	h := newHost(t).start()
+	h.deploy("t1", 1, 0, pbSection("shop", "a"))
+	h.mustPrepare("t2", 2, 1, pbSection("shop", "b"))
+	h.mustActivate("t2", 2)
+	h.stop()
+	gate := make(chan struct{})
+	h.proxy.with(func() { h.proxy.checkGate = gate })
+	h.start()
+	<-time.After(1500 * time.Millisecond) // more than the patience with a proxy that is down
+	if txn := h.agent.state.Load().Durable.Txns["t2"]; txn == nil || txn.Phase != participant.Verified {
+		t.Errorf("t2 before the first Check has ended: %+v", txn)
+	}
+	close(gate)
+	if ans := h.verify("t2"); ans.GetVerified() == nil {
+		t.Errorf("t2 after it: %v", ans)
+	}
+	if r := h.commit("t2", 2); r.GetCommitted() == nil {
+		t.Error(r)
+	}
 }
 
 func TestRestartOfTheProxy(t *testing.T) {

@@ -21,6 +21,7 @@ type fakeProxy struct {
 	started   time.Time
 	down      bool
 	checkErr  error
+	checkGate chan struct{} // if set, Check waits for it to be closed
 	running   map[string]*fakeSection
 	files     map[string]driver.Section
 	red       map[string]bool
@@ -113,7 +114,17 @@ func (p *fakeProxy) driver() *fakeDriver {
 
 var _ driver.Driver = (*fakeDriver)(nil)
 
-func (d *fakeDriver) Check(context.Context) (driver.Info, error) {
+func (d *fakeDriver) Check(ctx context.Context) (driver.Info, error) {
+	d.mu.Lock()
+	gate := d.checkGate
+	d.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return driver.Info{}, ctx.Err()
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return driver.Info{Proxy: "haproxy", Version: "fake", Limits: []string{"it is a fake"}}, d.checkErr

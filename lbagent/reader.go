@@ -35,6 +35,7 @@ func (a *Agent) readLoop(ctx context.Context) {
 	defer timer.Stop()
 	var proxy proxyWatch
 	defer proxy.close()
+	a.contract.begun(ctx)
 	for {
 		s := a.state.Load()
 		proxy.follow(s.Process)
