@@ -36,8 +36,10 @@ type fakeCoordinator struct {
 	end    func(*txn.Status)
 	// holdDrain keeps Drained back; holdAmend keeps the answers to insertions back.
 	holdDrain, holdAmend bool
-	drains               []txn.Drained
-	answers              []txn.Amended
+	// deaf: aborts are taken and not heeded.
+	deaf    bool
+	drains  []txn.Drained
+	answers []txn.Amended
 }
 
 func (c *fakeCoordinator) Begin(_ context.Context, p txn.Proposal) error {
@@ -202,6 +204,9 @@ func (c *fakeCoordinator) Abort(_ context.Context, id string, cause txn.Cause, r
 	x := c.txns[id]
 	if x == nil || x.st.Phase == txn.Committed {
 		return fmt.Errorf("transaction %s is committed or unknown", id)
+	}
+	if c.deaf {
+		return nil
 	}
 	x.st.Phase, x.st.Cause, x.st.Reason = txn.RolledBack, cause, reason
 	st, e := c.status(x), c.w.e

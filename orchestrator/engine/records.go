@@ -122,6 +122,7 @@ type deployRecord struct {
 
 	notes    int       // events of types other than step and end
 	deferred bool      // its transaction waits for an insertion to finish
+	undoing  bool      // the coordinator says that Hosts which were sent Activate still owe Aborted
 	asked    time.Time // when the framework was last asked why tasks are not placed
 }
 
@@ -134,9 +135,11 @@ type amendRecord struct {
 	Remove  []string        `json:"remove,omitempty"` // task ids
 	Insert  []string        `json:"insert,omitempty"`
 	Retire  []string        `json:"retire,omitempty"`
-	Failed  string          `json:"failed,omitempty"`
-	Reason  string          `json:"reason"`
-	At      time.Time       `json:"at"`
+	// Undo is the transaction whose undo the inserts are for.
+	Undo   string    `json:"undo,omitempty"`
+	Failed string    `json:"failed,omitempty"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
 }
 
 // idemRecord remembers what an idempotency key was used for. Stored at idem/<hash of the key>.

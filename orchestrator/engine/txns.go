@@ -52,6 +52,8 @@ func (e *Engine) txnChanged(s txn.Status) {
 	if d == nil || d.Txn != s.ID || !d.InTxn() {
 		return
 	}
+	// Only the coordinator's word counts: an abort that was asked for may still be too late for a Commit.
+	d.undoing = s.Phase == txn.Restoring || s.Phase == txn.StuckRestoring
 	if s.Phase == txn.RolledBack {
 		e.undone(d)
 	}

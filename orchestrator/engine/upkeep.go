@@ -99,6 +99,8 @@ func (e *Engine) schedule(a *appRecord) {
 	if ok && a.Committed != 0 {
 		in.Desired = sp.Instances
 	}
+	undo := e.undo(a)
+	in.Undoing = undo != ""
 	for _, t := range e.s.sorted(a.Name) {
 		if t.Role != roleCommitted && t.Role != roleReplacement {
 			continue
@@ -125,8 +127,16 @@ func (e *Engine) schedule(a *appRecord) {
 		e.metrics.replacements.WithLabelValues(string(s.Reason)).Inc()
 		e.launch(id, a.Name, a.Committed, s.Instance, roleReplacement, "")
 	}
-	for _, ins := range plan.Insert {
-		e.insert(a, sp, e.s.tasks[ins.Task], e.s.tasks[ins.Retire])
+	switch {
+	case len(plan.Insert) == 0:
+	case in.Undoing:
+		e.replaceOld(a, sp, plan.Insert, undo)
+	default:
+		for _, ins := range plan.Insert {
+			e.insert(sp, []scheduler.Insert{ins}, &amendRecord{
+				App: a.Name, Reason: fmt.Sprintf("task %s replaces instance %d", ins.Task, e.s.tasks[ins.Task].Instance),
+			})
+		}
 	}
 	if t := e.aliveSoon(a); !t.IsZero() && (a.wake.IsZero() || t.Before(a.wake)) {
 		a.wake = t
@@ -156,20 +166,39 @@ func (e *Engine) remove(t *taskRecord) {
 	})
 }
 
-// insert brings a healthy replacement into the proxies; what it replaces drains once it is verified there.
-func (e *Engine) insert(a *appRecord, sp spec.Spec, t, old *taskRecord) {
+// undo is the transaction of the App's open Deploy, while it is being undone; "" otherwise.
+func (e *Engine) undo(a *appRecord) string {
+	if d := e.s.deploys[a.Open]; d != nil && d.undoing && d.InTxn() {
+		return d.Txn
+	}
+	return ""
+}
+
+// replaceOld brings the replacements of all that died into the proxies before the Deploy is undone: the new tasks serve
+// until then, and there is nothing else to go back to (NEVER-ZERO).
+func (e *Engine) replaceOld(a *appRecord, sp spec.Spec, set []scheduler.Insert, undo string) {
+	reason := fmt.Sprintf("no task of spec %d can serve: hosts go back to %d that replace them", a.Committed, len(set))
+	d := e.s.deploys[a.Open]
+	e.emit(d, deploy.Event{Type: "note", Code: string(d.Code), Msg: reason}, nil)
+	e.insert(sp, set, &amendRecord{App: a.Name, Undo: undo, Reason: reason})
+}
+
+// insert brings healthy replacements into the proxies; what they replace drains once they are verified there. The record
+// has App, Reason and Undo.
+func (e *Engine) insert(sp spec.Spec, set []scheduler.Insert, rec *amendRecord) {
 	groups := sp.Groups()
-	rec := &amendRecord{
-		ID: e.newID(), App: a.Name, Pending: map[string]bool{}, Insert: []string{t.TaskID}, At: e.batch.now,
-		Reason: fmt.Sprintf("task %s replaces instance %d", t.TaskID, t.Instance),
+	rec.ID, rec.At, rec.Pending = e.newID(), e.batch.now, map[string]bool{}
+	for _, ins := range set {
+		rec.Insert = append(rec.Insert, ins.Task)
+		t := e.s.tasks[ins.Task]
+		t.Moving = rec.ID
+		e.hold(t, groups)
+		if old := e.s.tasks[ins.Retire]; old != nil {
+			rec.Retire = append(rec.Retire, old.TaskID)
+			old.Moving = rec.ID
+			e.dirty(old)
+		}
 	}
-	if old != nil {
-		rec.Retire = []string{old.TaskID}
-		old.Moving = rec.ID
-		e.dirty(old)
-	}
-	t.Moving = rec.ID
-	e.hold(t, groups)
 	for _, g := range groups {
 		rec.Pending[g] = true
 	}
@@ -193,10 +222,16 @@ func (e *Engine) sendAmend(rec *amendRecord) {
 	for _, g := range slices.Sorted(maps.Keys(rec.Pending)) {
 		am := txn.Amendment{
 			ID: rec.ID + "." + g, Group: g, App: rec.App, Remove: e.names(rec.Remove), Retire: e.names(rec.Retire),
-			Actor: "scheduler", Reason: rec.Reason,
+			Undo: rec.Undo, Actor: "scheduler", Reason: rec.Reason,
 		}
-		for _, id := range rec.Insert {
-			t := e.s.tasks[id]
+		inserts := e.living(rec)
+		if len(inserts) == 0 && len(rec.Insert) > 0 {
+			e.batch.do(func() {
+				e.inbox.put(txn.Amended{ID: am.ID, Group: g, App: rec.App, Reason: "every replacement has ended"})
+			})
+			continue
+		}
+		for _, t := range inserts {
 			sp, ok := e.s.specs.get(rec.App, t.Spec)
 			if !ok {
 				continue
@@ -209,7 +244,7 @@ func (e *Engine) sendAmend(rec *amendRecord) {
 			am.Insert = append(am.Insert, u)
 			am.Deadline = e.batch.now.Add(e.opts.InsertTimeout)
 		}
-		if len(rec.Insert) != len(am.Insert) {
+		if len(inserts) != len(am.Insert) {
 			continue
 		}
 		e.batch.do(func() {
@@ -225,6 +260,17 @@ func (e *Engine) sendAmend(rec *amendRecord) {
 			})
 		})
 	}
+}
+
+// living are the tasks to insert; those of a set that have ended are not told again after a restart.
+func (e *Engine) living(rec *amendRecord) []*taskRecord {
+	var out []*taskRecord
+	for _, id := range rec.Insert {
+		if t := e.s.tasks[id]; t != nil && (rec.Undo == "" || !t.ended()) {
+			out = append(out, t)
+		}
+	}
+	return out
 }
 
 func (e *Engine) names(tasks []string) []string {
@@ -316,7 +362,7 @@ func (e *Engine) notInserted(rec *amendRecord) {
 		}
 		again := &amendRecord{
 			ID: e.newID(), App: rec.App, Pending: map[string]bool{}, Done: rec.Done, Insert: rec.Insert, Retire: rec.Retire,
-			Reason: rec.Reason, At: e.batch.now,
+			Undo: rec.Undo, Reason: rec.Reason, At: e.batch.now,
 		}
 		for _, id := range append(slices.Clone(rec.Insert), rec.Retire...) {
 			t := e.s.tasks[id]
