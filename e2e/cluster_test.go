@@ -54,6 +54,7 @@ func (h devHost) address() string {
 // cluster is one `cutover dev`.
 type cluster struct {
 	t    *testing.T
+	bin  string
 	dir  string
 	args []string
 	mu   sync.Mutex
@@ -88,13 +89,19 @@ func newCluster(t *testing.T, lb string) *cluster {
 
 func newClusterWith(t *testing.T, lb string, flags ...string) *cluster {
 	t.Helper()
+	return newClusterOf(t, cutoverBin, lb, flags...)
+}
+
+// newClusterOf runs another build of the binary.
+func newClusterOf(t *testing.T, bin, lb string, flags ...string) *cluster {
+	t.Helper()
 	// A short path: unix sockets below it may have about 100 bytes.
 	dir, err := os.MkdirTemp("", "cut-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	c := &cluster{t: t, dir: dir, args: append([]string{"--api", "127.0.0.1:0", "--lb", lb, "--agents", "2"}, flags...)}
+	c := &cluster{t: t, bin: bin, dir: dir, args: append([]string{"--api", "127.0.0.1:0", "--lb", lb, "--agents", "2"}, flags...)}
 	t.Cleanup(func() {
 		c.shutdown()
 		if t.Failed() && os.Getenv("E2E_QUIET") == "" {
@@ -109,7 +116,7 @@ func newClusterWith(t *testing.T, lb string, flags ...string) *cluster {
 func (c *cluster) start() {
 	c.t.Helper()
 	c.out = &syncBuffer{}
-	c.dev = exec.Command(cutoverBin, append([]string{"dev", "--data-dir", c.dir}, c.args...)...)
+	c.dev = exec.Command(c.bin, append([]string{"dev", "--data-dir", c.dir}, c.args...)...)
 	c.dev.Stdout, c.dev.Stderr = c.out, c.out
 	c.dev.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := c.dev.Start(); err != nil {
@@ -184,7 +191,7 @@ func (c *cluster) shutdown() {
 	}
 	select {
 	case <-c.done: // it was killed: only a start knows how to stop what still runs
-		c.dev = exec.Command(cutoverBin, append([]string{"dev", "--data-dir", c.dir}, c.args...)...)
+		c.dev = exec.Command(c.bin, append([]string{"dev", "--data-dir", c.dir}, c.args...)...)
 		c.out = &syncBuffer{}
 		c.dev.Stdout, c.dev.Stderr = c.out, c.out
 		c.done = make(chan struct{})
