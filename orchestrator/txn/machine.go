@@ -17,6 +17,9 @@ type Rules struct {
 	HostWait time.Duration
 	// Restore is how long Hosts may take to answer Aborted before the transaction is StuckRestoring.
 	Restore time.Duration
+	// Tidy is how long a Host that was sent Prepare only is waited for after an abort. It routes nothing new, so it cannot
+	// hold up a rollback; but "rolled back" should be true of its warm upstreams too when somebody looks.
+	Tidy time.Duration
 	// RetryMin and RetryMax bound the pause before a call that was not answered, or answered NO{busy}, is sent again.
 	RetryMin, RetryMax time.Duration
 	// StartCommand is the command that starts the lbagent of a Host again.
@@ -29,6 +32,7 @@ func DefaultRules() Rules {
 		Fresh:    2 * time.Second,
 		HostWait: 5 * time.Second,
 		Restore:  60 * time.Second,
+		Tidy:     2 * time.Second,
 		RetryMin: 20 * time.Millisecond,
 		RetryMax: time.Second,
 		StartCommand: func(host string) string {
@@ -128,7 +132,9 @@ type State struct {
 	// Marking: the `activating` mark is being written. Marked: it is durable.
 	Marking, Marked bool
 	// RestoreBy is when Restoring becomes StuckRestoring.
-	RestoreBy   time.Time
+	RestoreBy time.Time
+	// TidyBy is when Hosts that were sent Prepare only are waited for no longer; zero once it has passed.
+	TidyBy      time.Time
 	CommittedAt time.Time
 	// Finished: nothing is left to tell anybody; the records of the transaction may go.
 	Finished bool
@@ -290,6 +296,7 @@ func (r Rules) NextWake(s State) time.Time {
 		}
 	case Restoring:
 		earliest(s.RestoreBy)
+		earliest(s.TidyBy)
 	default: // only an event moves it on
 	}
 	if !s.Finished {
@@ -312,7 +319,7 @@ func (s State) Key(now time.Time) string {
 		}
 		return t.Sub(now).String()
 	}
-	fmt.Fprintf(&b, "%d %d %q %t%t %s %s %t", s.Order, s.Phase, s.Cause, s.Marking, s.Marked, rel(s.Deadline), rel(s.RestoreBy), s.Finished)
+	fmt.Fprintf(&b, "%d %d %q %t%t %s %s %s %t", s.Order, s.Phase, s.Cause, s.Marking, s.Marked, rel(s.Deadline), rel(s.RestoreBy), rel(s.TidyBy), s.Finished)
 	for _, h := range s.Hosts {
 		fmt.Fprintf(&b, "|%s %d %t%t%t%t%t %s %d %d %s %s %s %d %s %d %s", h.Name, h.Vote, h.SentPrepare, h.SentActivate, h.Done,
 			h.Connected, h.CaughtUp, rel(h.AwaySince), h.Call, h.Tries, rel(h.RetryAt), rel(h.FreshAt), rel(h.NotBefore), h.PID, rel(h.ReadAt),

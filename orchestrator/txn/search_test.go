@@ -70,7 +70,7 @@ type modelHost struct {
 type budget struct{ crash, lose, repeat, restart, refuse, lapse, reload, abort, replace, link, tick int }
 
 var searchRules = Rules{
-	Fresh: 2 * time.Second, HostWait: 5 * time.Second, Restore: 60 * time.Second,
+	Fresh: 2 * time.Second, HostWait: 5 * time.Second, Restore: 60 * time.Second, Tidy: 2 * time.Second,
 	RetryMin: time.Second, RetryMax: time.Second, StartCommand: func(h string) string { return "start " + h },
 }
 

@@ -2,6 +2,7 @@ package txn
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -297,6 +298,9 @@ func (s *step) becomeAborting(cause Cause, reason string) {
 		s.emit(SaveAbort{})
 	}
 	s.RestoreBy = s.now.Add(s.rules.Restore)
+	if slices.ContainsFunc(s.Hosts, func(h Host) bool { return h.SentPrepare && !h.SentActivate }) {
+		s.TidyBy = s.now.Add(min(s.rules.Tidy, s.rules.Restore)) // it never makes a transaction stuck
+	}
 	if s.restored() {
 		s.become(RolledBack)
 		s.emit(Unlock{})
@@ -318,7 +322,10 @@ func (s *step) abortAgain() {
 // restored: every Host that was sent Activate has answered Aborted (UNDO).
 func (s *step) restored() bool {
 	for _, h := range s.Hosts {
-		if h.SentActivate && !h.Done {
+		if h.Done {
+			continue
+		}
+		if h.SentActivate || (h.SentPrepare && h.Connected && s.now.Before(s.TidyBy)) {
 			return false
 		}
 	}
@@ -367,6 +374,9 @@ func (s *step) advance() {
 		}
 		s.finishIfTold()
 	case Restoring, StuckRestoring, RolledBack:
+		if !s.now.Before(s.TidyBy) {
+			s.TidyBy = time.Time{}
+		}
 		if s.Phase != RolledBack && s.restored() {
 			s.become(RolledBack)
 			s.emit(Unlock{})

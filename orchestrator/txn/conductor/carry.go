@@ -34,12 +34,13 @@ func (c *Conductor) checkUndo(a *txn.Amendment) error {
 	switch {
 	case phase == txn.RolledBack:
 		a.Undo = ""
-		return nil
 	case o == nil:
 		return fmt.Errorf("%s: %w", a.Undo, ErrUnknown)
 	case phase != txn.Restoring && phase != txn.StuckRestoring:
 		// What is committed, or may be, is not replaced by upstreams of the Spec before.
 		return fmt.Errorf("%w: transaction %s is %v and not being undone", ErrInvalid, a.Undo, phase)
+	case !slices.ContainsFunc(o.state.Hosts, func(h txn.Host) bool { return h.SentActivate }):
+		a.Undo = "" // no Host left the old ones: nothing is to be undone
 	}
 	return nil
 }

@@ -129,6 +129,7 @@ func New(opts Options) (*Conductor, error) {
 	r.Fresh = cmp.Or(r.Fresh, def.Fresh)
 	r.HostWait = cmp.Or(r.HostWait, def.HostWait)
 	r.Restore = cmp.Or(r.Restore, def.Restore)
+	r.Tidy = cmp.Or(r.Tidy, def.Tidy)
 	r.RetryMin = cmp.Or(r.RetryMin, def.RetryMin)
 	r.RetryMax = cmp.Or(r.RetryMax, def.RetryMax)
 	if r.StartCommand == nil {
