@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/cutover/cutover/lbagent/nginx/procfs"
+	"github.com/cutover/cutover/internal/procfs"
 )
 
 // orphanGrace is how long workers whose master was killed may finish their requests before a new nginx starts: the

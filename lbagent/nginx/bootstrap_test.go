@@ -9,10 +9,10 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/drivertest"
 	"github.com/cutover/cutover/lbagent/nginx"
-	"github.com/cutover/cutover/lbagent/nginx/procfs"
 )
 
 // A killed master leaves workers that hold the ports and sockets that block the next start. The driver says that nginx is

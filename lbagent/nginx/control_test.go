@@ -12,8 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
-	"github.com/cutover/cutover/lbagent/nginx/procfs"
 	"github.com/cutover/cutover/lbagent/nginx/sectionfile"
 )
 

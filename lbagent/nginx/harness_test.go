@@ -18,10 +18,10 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/drivertest"
 	"github.com/cutover/cutover/lbagent/nginx"
-	"github.com/cutover/cutover/lbagent/nginx/procfs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
-	"github.com/cutover/cutover/lbagent/nginx/procfs"
 )
 
 // The titles that nginx gives its processes.
@@ -113,7 +114,7 @@ func ownsListeners(master int, listen []netip.AddrPort) error {
 	if err != nil {
 		return fmt.Errorf("%w: sockets of master %d: %w", driver.ErrProxyDown, master, err)
 	}
-	rows, err := procfs.Listeners(listen...)
+	rows, err := procfs.Listeners(master, procfs.IPv4, procfs.IPv6)
 	if err != nil {
 		return err
 	}
@@ -155,12 +156,15 @@ func downWithReason(err error, listen []netip.AddrPort) error {
 	if !errors.Is(err, driver.ErrProxyDown) {
 		return err
 	}
+	rows, listErr := procfs.Listeners(os.Getpid(), procfs.IPv4, procfs.IPv6)
+	if listErr != nil {
+		return err
+	}
 	for _, addr := range listen {
-		rows, listErr := procfs.Listeners(addr)
-		if listErr != nil {
-			return err
-		}
 		for _, row := range rows {
+			if !row.Receives(addr) {
+				continue
+			}
 			pids, _ := procfs.Holders(row.Inode)
 			foreign := !slices.ContainsFunc(pids, func(pid int) bool {
 				title, err := procfs.Title(pid)

@@ -9,9 +9,9 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/nginx/probe"
-	"github.com/cutover/cutover/lbagent/nginx/procfs"
 )
 
 type workerKey struct {

@@ -14,8 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
-	"github.com/cutover/cutover/lbagent/nginx/procfs"
 )
 
 // reloadTimeout bounds a reload. nginx itself tries for 2.5 s to bind a port that is taken.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -115,20 +116,21 @@ func TCP(keep func(Conn) bool) ([]Conn, error) {
 	return out, nil
 }
 
-// Listeners lists the listening sockets of this network namespace that receive connections to any of the addresses: bound
-// to it or to its wildcard. The kernel writes listening sockets before all others, so the tens of thousands of
-// connections of a busy proxy are not read.
-func Listeners(addrs ...netip.AddrPort) ([]Conn, error) {
+// Family is a family of TCP addresses, by the name of its table.
+type Family string
+
+// The families. Where one cannot matter its table is better left alone: the kernel walks all connections of it.
+const (
+	IPv4 Family = "tcp"
+	IPv6 Family = "tcp6"
+)
+
+// Listeners lists the listening sockets in the network namespace of a process. The kernel writes listening sockets before
+// all others, so the tens of thousands of connections of a busy proxy are not read.
+func Listeners(pid int, families ...Family) ([]Conn, error) {
 	var out []Conn
-	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		rows, err := readListeners(name, func(c Conn) bool {
-			for _, a := range addrs {
-				if c.Receives(a) {
-					return true
-				}
-			}
-			return false
-		})
+	for _, f := range families {
+		rows, err := readListeners(path(pid, "net", string(f)))
 		if err != nil {
 			return nil, err
 		}
@@ -137,34 +139,41 @@ func Listeners(addrs ...netip.AddrPort) ([]Conn, error) {
 	return out, nil
 }
 
-// Receives says whether a listening socket gets connections to addr.
+// Receives says whether a listening socket gets connections to addr: bound to it, or to its wildcard.
 func (c Conn) Receives(addr netip.AddrPort) bool {
 	return c.Listening && c.Local.Port() == addr.Port() && (c.Local.Addr() == addr.Addr().Unmap() || c.Local.Addr().IsUnspecified())
 }
 
-func readListeners(name string, keep func(Conn) bool) ([]Conn, error) {
+func readListeners(name string) ([]Conn, error) {
 	f, err := os.Open(name)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) && strings.HasSuffix(name, "6") {
 		return nil, nil // a kernel without IPv6
 	}
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	out, err := ParseListeners(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return out, nil
+}
+
+// ParseListeners reads the text of /proc/net/tcp or tcp6 as far as the last listening socket.
+func ParseListeners(r io.Reader) ([]Conn, error) {
 	var out []Conn
-	lines := bufio.NewScanner(f)
+	lines := bufio.NewScanner(r)
 	lines.Scan() // the heading
 	for lines.Scan() {
 		c, ok, err := parseTCPRow(lines.Text() + "\n")
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return nil, err
 		}
 		if !ok || !c.Listening {
 			break
 		}
-		if keep(c) {
-			out = append(out, c)
-		}
+		out = append(out, c)
 	}
 	return out, lines.Err()
 }

@@ -14,16 +14,24 @@ import (
 	"time"
 )
 
-// Stat is the part of /proc/PID/stat that names a process for good: a pid alone may be used again.
+// Stat is what /proc/PID/stat tells of a process. PID and StartTicks name it for good: a pid alone may be used again.
 type Stat struct {
 	PID        int
+	State      byte // R, S, D, Z, T, ...
 	Parent     int
-	State      byte   // R, S, D, Z, T, ...
+	Group      int
+	Session    int
+	User       time.Duration // CPU time, its threads included
+	System     time.Duration
 	StartTicks uint64 // clock ticks since boot
+	RSS        int64  // bytes
 }
 
-// ticksPerSecond is USER_HZ, which Linux fixes at 100 for user space on every architecture that Go supports.
-const ticksPerSecond = 100
+// Ended says whether only the exit status is left of the process, for its parent to collect.
+func (s Stat) Ended() bool { return s.State == 'Z' || s.State == 'X' }
+
+// tick is the clock tick of /proc (1/USER_HZ), which Linux fixes for user space on every architecture that Go supports.
+const tick = 10 * time.Millisecond
 
 // ParseStat reads the text of /proc/PID/stat.
 func ParseStat(text string) (Stat, error) {
@@ -37,18 +45,27 @@ func ParseStat(text string) (Stat, error) {
 		return Stat{}, fmt.Errorf("process stat: pid: %w", err)
 	}
 	f := strings.Fields(text[end+1:])
-	if len(f) < 20 || len(f[0]) != 1 {
+	const last = 24 // proc(5) counts from 1; the state is field 3
+	if len(f) <= last-3 || len(f[0]) != 1 {
 		return Stat{}, fmt.Errorf("process stat of %d: %d fields after the command", pid, len(f))
 	}
-	parent, err := strconv.Atoi(f[1])
-	if err != nil {
-		return Stat{}, fmt.Errorf("process stat of %d: parent: %w", pid, err)
+	var bad error
+	number := func(field int) int64 {
+		n, err := strconv.ParseInt(f[field-3], 10, 64)
+		if err != nil {
+			bad = errors.Join(bad, fmt.Errorf("process stat of %d: field %d: %w", pid, field, err))
+		}
+		return n
 	}
-	ticks, err := strconv.ParseUint(f[19], 10, 64)
-	if err != nil {
-		return Stat{}, fmt.Errorf("process stat of %d: start time: %w", pid, err)
+	s := Stat{
+		PID: pid, State: f[0][0], Parent: int(number(4)), Group: int(number(5)), Session: int(number(6)),
+		User: time.Duration(number(14)) * tick, System: time.Duration(number(15)) * tick,
+		StartTicks: uint64(number(22)), RSS: number(24) * int64(os.Getpagesize()),
 	}
-	return Stat{PID: pid, Parent: parent, State: f[0][0], StartTicks: ticks}, nil
+	if bad != nil {
+		return Stat{}, bad
+	}
+	return s, nil
 }
 
 // ReadStat reads the Stat of a process. A zombie is an error: it is gone, only not yet collected.
@@ -58,7 +75,7 @@ func ReadStat(pid int) (Stat, error) {
 		return Stat{}, err
 	}
 	s, err := ParseStat(string(text))
-	if err == nil && (s.State == 'Z' || s.State == 'X') {
+	if err == nil && s.Ended() {
 		return Stat{}, fmt.Errorf("process %d has ended", pid)
 	}
 	return s, err
@@ -85,10 +102,10 @@ func (s Stat) Started() time.Time {
 	if err != nil {
 		return time.Time{}
 	}
-	return boot.Add(time.Duration(s.StartTicks) * time.Second / ticksPerSecond)
+	return boot.Add(time.Duration(s.StartTicks) * tick)
 }
 
-// Title is the command line of a process, which nginx sets to say what it is ("nginx: worker process").
+// Title is the command line of a process, in which some say what they are ("nginx: worker process").
 func Title(pid int) (string, error) {
 	text, err := os.ReadFile(path(pid, "cmdline"))
 	if err != nil {

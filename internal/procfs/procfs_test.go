@@ -7,16 +7,19 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
 
 func TestParseStat(t *testing.T) {
-	got, err := ParseStat("77 (a) b (c) S 5 77 77 0 -1 4194560 1 0 0 0 3 4 0 0 20 0 1 0 987654 1000 10 184467\n")
+	got, err := ParseStat("77 (a) b (c) S 5 76 75 0 -1 4194560 1 0 0 0 3 4 0 0 20 0 1 0 987654 1000 10 184467\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Stat{PID: 77, Parent: 5, State: 'S', StartTicks: 987654}); got != want {
+	want := Stat{PID: 77, State: 'S', Parent: 5, Group: 76, Session: 75, User: 30 * time.Millisecond, System: 40 * time.Millisecond,
+		StartTicks: 987654, RSS: 10 * int64(os.Getpagesize())}
+	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 	for _, bad := range []string{"", "1", "1 (x", "1 (x) S", "x (x) S 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1"} {
@@ -52,15 +55,34 @@ func TestOwnProcess(t *testing.T) {
 	}
 }
 
+func TestParseListeners(t *testing.T) {
+	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 111 1 0 100 0 0 10 0
+   1: 00000000000000000000000001000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 222 1 0 100 0 0 10 0
+   2: 0100007F:0051 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 333 1 0 100 0 0 10 0
+   3: what follows the last listening socket is not read
+`
+	got, err := ParseListeners(strings.NewReader(table))
+	if err != nil || len(got) != 2 || got[0].Inode != 111 || got[1].Inode != 222 ||
+		got[0].Local != netip.MustParseAddrPort("127.0.0.1:8080") || got[1].Local != netip.MustParseAddrPort("[::1]:80") {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
 func TestListenerOwner(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	rows, err := Listeners(netip.MustParseAddrPort(l.Addr().String()))
-	if err != nil || len(rows) != 1 {
-		t.Fatalf("listeners %v, %v", rows, err)
+	rows, err := Listeners(os.Getpid(), IPv4, IPv6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddrPort(l.Addr().String())
+	rows = slices.DeleteFunc(rows, func(c Conn) bool { return !c.Receives(addr) })
+	if len(rows) != 1 {
+		t.Fatalf("listeners %v", rows)
 	}
 	holders, err := Holders(rows[0].Inode)
 	if err != nil || !slices.Equal(holders, []int{os.Getpid()}) {
@@ -120,5 +142,6 @@ func FuzzParseTCP(f *testing.F) {
 		}
 		ParseUnixListeners(text)
 		ParseStat(text)
+		ParseListeners(strings.NewReader(text))
 	})
 }
