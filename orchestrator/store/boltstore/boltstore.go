@@ -6,8 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,7 +78,8 @@ const (
 	maxQueue = 256
 )
 
-// Open opens or creates the file at path with mode 0600; its folder must exist. Only one process can have it open.
+// Open opens or creates the file at path with mode 0600; its folder must exist. Only one process can have it open. A file
+// that is empty or damaged is refused with an error that says what to do.
 func Open(path string, opts Options) (*Store, error) {
 	if opts.LockTimeout <= 0 {
 		opts.LockTimeout = 2 * time.Second
@@ -94,12 +93,9 @@ func Open(path string, opts Options) (*Store, error) {
 	if opts.WriteTimeout <= 0 {
 		opts.WriteTimeout = 30 * time.Second
 	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: opts.LockTimeout, FreelistType: bolt.FreelistMapType})
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("state file %s is in use by another process (waited %v): stop the orchestrator that runs on this data directory, or choose another one: %w", path, opts.LockTimeout, err)
-	case err != nil:
-		return nil, fmt.Errorf("open state file %s: %w", path, err)
+	db, err := openFile(path, opts)
+	if err != nil {
+		return nil, err
 	}
 	s := &Store{
 		db: db, path: path, opts: opts,
@@ -141,12 +137,7 @@ func (s *Store) initialise() error {
 	if err != nil {
 		return fmt.Errorf("state file %s: %w", s.path, err)
 	}
-	// The name of a new file is durable only with its folder.
-	dir, err := os.Open(filepath.Dir(s.path))
-	if err != nil {
-		return fmt.Errorf("state file %s: %w", s.path, err)
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return nil
 }
 
 // Commit implements store.Store. A ctx that ends while the write is on its way to the disk is not heard: the outcome

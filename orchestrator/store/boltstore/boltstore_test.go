@@ -1,9 +1,11 @@
 package boltstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,6 +104,70 @@ func TestNewerFormatIsRefused(t *testing.T) {
 	}
 	if _, err := Open(path, Options{}); err == nil || !strings.Contains(err.Error(), "format 2") {
 		t.Fatalf("got %v, want a refusal that names the format", err)
+	}
+}
+
+// TestDamagedFileIsRefused: whatever happened to the file, Open says so and what to do: it does not panic, and it never
+// takes the file for a new one.
+func TestDamagedFileIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	s := open(t, path, Options{})
+	for i := range 200 {
+		op := store.Op{Kind: store.Put, Key: fmt.Sprint("key/", i), Value: bytes.Repeat([]byte{byte(i)}, 2000)}
+		if _, err := s.Commit(t.Context(), store.Fence{Epoch: 1}, op); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var used int64
+	if err := s.db.View(func(tx *bolt.Tx) error { used = tx.Size(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	noise := make([]byte, len(good))
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range noise {
+		noise[i] = byte(r.Uint32())
+	}
+	for name, data := range map[string][]byte{
+		"empty":            {},
+		"text":             []byte("hello"),
+		"zeros":            make([]byte, len(good)),
+		"first pages only": good[:8192],
+		"half":             good[:used/2],
+		"short by a page":  good[:used-4096],
+		"noise":            noise,
+		"noise after meta": append(bytes.Clone(good[:8192]), noise[8192:]...),
+		"damaged meta":     append(bytes.Clone(noise[:8192]), good[8192:]...),
+	} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(path, Options{LockTimeout: 100 * time.Millisecond})
+		if err == nil {
+			_ = s.Close()
+			t.Errorf("%s: opened", name)
+			continue
+		}
+		if !errors.Is(err, errNotWhole) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "put back a copy") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := os.WriteFile(path, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path, Options{})
+	if rev, err := s.Revision(t.Context()); err != nil || rev != 200 {
+		t.Fatalf("with the copy put back: revision %d, %v", rev, err)
+	}
+	left, err := filepath.Glob(path + ".new-*")
+	if err != nil || len(left) > 0 {
+		t.Fatalf("left behind: %v %v", left, err)
 	}
 }
 
