@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -268,6 +267,3 @@ func (l *leader) Amended(txn.Amended) {}
 func (l *leader) HostsChanged() {}
 
 var _ txn.Listener = (*leader)(nil)
-
-// short names the kind of a Host in a line of the table.
-func short(h devHost) string { return strings.TrimPrefix(h.Name, "lb-") }

@@ -202,24 +202,37 @@ func runSamples(b testing.TB, n int) []string {
 	return addresses
 }
 
-// resident returns VmRSS of a process in MiB, and how much of it is the process's own (not pages of files).
-func resident(pid int) (total, own float64, err error) {
+// weight is what a process weighs, in MiB.
+type weight struct {
+	resident float64 // VmRSS
+	own      float64 // of it, what is not pages of files: RssAnon
+	peak     float64 // the largest VmRSS since its start: VmHWM
+}
+
+func weigh(b testing.TB, pid int) weight {
+	b.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0, 0, err
+		b.Fatal(err)
 	}
+	var w weight
 	for line := range bytes.Lines(data) {
 		fields := bytes.Fields(line)
 		if len(fields) < 2 {
 			continue
 		}
-		kb, _ := strconv.ParseFloat(string(fields[1]), 64)
+		kib, _ := strconv.ParseFloat(string(fields[1]), 64)
 		switch string(fields[0]) {
 		case "VmRSS:":
-			total = kb / 1024
+			w.resident = kib / 1024
 		case "RssAnon:":
-			own = kb / 1024
+			w.own = kib / 1024
+		case "VmHWM:":
+			w.peak = kib / 1024
 		}
 	}
-	return total, own, nil
+	if w.resident == 0 {
+		b.Fatalf("process %d weighs nothing: it has ended", pid)
+	}
+	return w
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,34 +44,31 @@ func benchMemory(b *testing.B, t *table) {
 			b.Fatal(err)
 		}
 	}
-	var dev, devOwn []float64
+	var dev []float64
 	agents := make([][]float64, len(c.info.Hosts))
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for range looks {
-		total, own, err := resident(c.info.PID)
-		if err != nil {
-			b.Fatal(err)
-		}
-		dev, devOwn = append(dev, total), append(devOwn, own)
+		dev = append(dev, weigh(b, c.info.PID).resident)
 		for i := range agents {
-			total, _, err := resident(c.agentPID(i))
-			if err != nil {
-				b.Fatal(err)
-			}
-			agents[i] = append(agents[i], total)
+			agents[i] = append(agents[i], weigh(b, c.agentPID(i)).resident)
 		}
 		<-tick.C
 	}
 	b.ReportMetric(0, "ns/op") // of no meaning here
 	b.ReportMetric(quantile(dev, 1), "dev-MiB")
 	t.memory("memory: orchestrator + local Mesos with 20 Apps, VmRSS", 256, dev)
+	var peaks []string
 	for i, h := range c.info.Hosts {
-		t.memory(fmt.Sprintf("memory: lbagent of %s with 20 Apps, VmRSS", short(h)), 64, agents[i])
+		name := strings.TrimPrefix(h.Name, "lb-")
+		t.memory(fmt.Sprintf("memory: lbagent of %s with 20 Apps, VmRSS", name), 64, agents[i])
+		peaks = append(peaks, fmt.Sprintf("%s %.0f", name, weigh(b, c.agentPID(i)).peak))
 	}
-	t.note("memory: orchestrator + local Mesos: %.0f MiB of it are not pages of files (p50)", quantile(devOwn, 0.5))
+	w := weigh(b, c.info.PID)
+	t.note("memory: with 20 Apps, the most since the start in MiB: lbagents %s; orchestrator + local Mesos %.0f, of which %.0f now are not pages of files",
+		strings.Join(peaks, ", "), w.peak, w.own)
 	for _, role := range []string{"task-supervisor", "supervise"} {
-		if sizes := residentOf(role); len(sizes) > 0 {
+		if sizes := residentOf(b, role); len(sizes) > 0 {
 			var sum float64
 			for _, s := range sizes {
 				sum += s
@@ -97,7 +95,8 @@ func (c *benchCluster) agentPID(i int) int {
 }
 
 // residentOf weighs the processes that run the given hidden command of the binary under test.
-func residentOf(role string) []float64 {
+func residentOf(b testing.TB, role string) []float64 {
+	b.Helper()
 	var sizes []float64
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, p := range procs {
@@ -107,9 +106,7 @@ func residentOf(role string) []float64 {
 			continue
 		}
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(p)))
-		if total, _, err := resident(pid); err == nil && total > 0 {
-			sizes = append(sizes, total)
-		}
+		sizes = append(sizes, weigh(b, pid).resident)
 	}
 	return sizes
 }

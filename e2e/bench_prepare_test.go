@@ -21,51 +21,47 @@ const (
 	preparesFirst    = 3 // not counted: what is cached is cached at both sizes
 )
 
-// benchPrepare measures Prepare of one App on one Host beside 9 and beside 999 other Apps, as the round trip of the RPC to a
-// real lbagent with its real proxy, with a Watch stream open as an orchestrator holds one. The other Apps come by Sync.
+// benchPrepare measures Prepare of one App beside 9 and beside 999 other Apps, as the round trip of the RPC to a real lbagent
+// with its real proxy, with a Watch stream open as an orchestrator holds one. The other Apps come by Sync.
 //
-// Two kinds of Prepare, each followed by Abort: one that adds an upstream whose task runs (checks every 50 ms, rise 1), which
-// waits for that check; and one that adds none (a weight), which is the bare cost and hides nothing behind the wait. The
-// bar is for the ratio of the medians of each. What the lbagent then weighs is a bar too.
+// Two Hosts of the kind, one with 10 Apps and one with 1,000, are asked in turn: what else the machine does meanwhile slows
+// both. Two kinds of Prepare, each followed by Abort: one that adds an upstream whose task runs (checks every 50 ms, rise 1)
+// and waits for that check; and one that adds none (a weight), which is the bare cost and hides nothing behind a wait. The
+// bar is for the ratio of the medians of each. What the lbagent with 1,000 Apps weighs has a bar too.
 //
 // The other Apps share one real task and are checked every 5 s: they are idle Apps, and 1,000 Apps with quick checks on one
 // machine would measure the machine.
 func benchPrepare(b *testing.B, t *table, kind string) {
-	c := newBenchCluster(b, kind+"=1")
+	c := newBenchCluster(b, kind+"=2")
 	c.leaveHosts()
-	h := c.directHost(c.info.Hosts[0])
 	tasks := runSamples(b, 3)
-	medians := map[string][]time.Duration{}
-	kinds := []string{"adds an upstream", "adds none"}
-	for _, apps := range []int{10, 1000} {
-		h.sync(apps, tasks)
-		for _, what := range kinds {
-			var took []time.Duration
-			for i := range preparesFirst + preparesMeasured {
-				d := h.prepareAndAbort(what == kinds[0], tasks[2])
-				if i >= preparesFirst {
-					took = append(took, d)
-				}
-			}
-			t.times(fmt.Sprintf("prepare: %s, beside %d Apps, %s", kind, apps, what), 0, pollingNone, took)
-			medians[what] = append(medians[what], median(took))
-		}
-		total, own, err := resident(c.agentPID(0))
-		if err != nil {
-			b.Fatal(err)
-		}
-		if apps == 1000 {
-			t.memory(fmt.Sprintf("memory: lbagent (%s) with 1,000 Apps, VmRSS", kind), 64, []float64{total})
-			t.note("memory: lbagent (%s) with 1,000 Apps: %.0f MiB of it are not pages of files", kind, own)
-		}
+	sizes := []int{10, 1000}
+	var hosts []*directHost
+	for i, apps := range sizes {
+		hosts = append(hosts, c.directHost(c.info.Hosts[i]))
+		hosts[i].sync(apps, tasks)
 	}
 	b.ReportMetric(0, "ns/op") // of no meaning here
-	for _, what := range kinds {
-		m := medians[what]
-		ratio := float64(m[1]) / float64(m[0])
-		t.add(figure{name: fmt.Sprintf("prepare: %s, %s: at 1,000 Apps / at 10", kind, what), bar: 2, unit: "x", values: []float64{ratio}, polling: pollingNone})
+	for _, what := range []string{"adds an upstream", "adds none"} {
+		took := make([][]time.Duration, len(sizes))
+		for round := range preparesFirst + preparesMeasured {
+			for i, h := range hosts {
+				d := h.prepareAndAbort(what == "adds an upstream", tasks[2])
+				if round >= preparesFirst {
+					took[i] = append(took[i], d)
+				}
+			}
+		}
+		for i, apps := range sizes {
+			t.times(fmt.Sprintf("prepare: %s, %s, beside %d Apps", kind, what, apps-1), 0, pollingNone, took[i])
+		}
+		ratio := float64(median(took[1])) / float64(median(took[0]))
+		t.add(figure{name: fmt.Sprintf("prepare: %s, %s, at 1,000 Apps / at 10", kind, what), bar: 2, unit: "x", values: []float64{ratio}, polling: pollingNone})
 		b.ReportMetric(ratio, strings.ReplaceAll(what, " ", "-")+"-ratio")
 	}
+	w := weigh(b, c.agentPID(1))
+	t.memory(fmt.Sprintf("memory: lbagent (%s) with 1,000 Apps, VmRSS", kind), 64, []float64{w.resident})
+	t.note("memory: lbagent (%s) with 1,000 Apps: %.0f MiB are not pages of files; the most since its start, %.0f MiB", kind, w.own, w.peak)
 }
 
 // directHost speaks to one lbagent as the leading orchestrator does.
