@@ -137,6 +137,7 @@ const (
 	KindDrained    RecordKind = "drained"
 	KindSynced     RecordKind = "synced"
 	KindSettled    RecordKind = "settled"
+	KindDrift      RecordKind = "drift"
 )
 
 // Record is one entry of the journal: why (Kind, Origin, Note), and the new values of all that it changes. Values

@@ -18,6 +18,7 @@ import (
 //	prepare txn=t order=N base=N app=a to=(u v) [deadline=10s] [epoch=N]   to=() scales to zero, no to: removes
 //	activate|commit|abort|verify txn=t order=N     amend app=a order=N base=N remove=(..) insert=(..) retire=(..)
 //	sync order=N app=a:txn:(u,v) ...               run | pass 5s | crash | restart | show | state
+//	foreign u=gone|draining ...: somebody else changes the running proxy
 //	health u=red|green|pending ...                 sessions u=3   stage-refuse app=a   request-fail u   down | up
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
@@ -130,6 +131,8 @@ func (w *world) command(t *testing.T, d *datadriven.TestData) string {
 		w.work()
 	case "read":
 		w.read()
+	case "read-all":
+		w.readAll()
 	case "run":
 		w.run(20 * time.Second)
 	case "pass":
@@ -170,6 +173,18 @@ func (w *world) command(t *testing.T, d *datadriven.TestData) string {
 		w.down = true
 	case "up":
 		w.down = false
+	case "foreign":
+		for _, a := range d.CmdArgs {
+			u := w.rows[app][a.Key]
+			switch a.Vals[0] {
+			case "gone":
+				delete(w.rows[app], a.Key)
+				continue
+			case "draining":
+				u.Mode = driver.Draining
+			}
+			w.rows[app][a.Key] = u
+		}
 	case "tamper":
 		w.files[app] = driver.Section{App: app, Routes: []driver.Route{{Host: "evil", Path: "/"}}}
 	case "show":

@@ -52,6 +52,8 @@ func (m *stepper) schedule(app string) {
 	w := Work{}
 	if t := m.s.openOn(app); t != nil {
 		w.Phase = t.Phase
+	} else if r := l.reading; converge && !sec.Unsettled && r != nil && r.process == m.s.Process && r.section.Digest != l.wantSum {
+		m.drifted(app, sec)
 	}
 	if publish {
 		p := published(*l.want)
@@ -62,6 +64,15 @@ func (m *stepper) schedule(app string) {
 		w.Converge = &c
 	}
 	m.start(app, w)
+}
+
+// drifted journals that the running set is no longer what the journal says and no message of ours explains it: somebody
+// else changed the proxy, or it came back with less. It is about to be put right, which is a change as well
+// (NO-SILENT-CHANGE); settled records the outcome.
+func (m *stepper) drifted(app string, sec *SectionState) {
+	next := *sec
+	next.Unsettled = true
+	m.record(Record{Kind: KindDrift, Order: sec.Version.Txn, Note: m.differenceOf(app).Message, Sections: []*SectionState{&next}})
 }
 
 // settled journals the outcome of a change that no transaction is open for (NO-SILENT-CHANGE: one record before the
