@@ -27,7 +27,6 @@ type Driver struct {
 	tree   *tree
 	worker commandLine
 	master commandLine
-	booted time.Time
 
 	// reloading keeps changes apart from our own reloads: a change holds one, a reload holds all. What a change did to a
 	// worker that is being replaced would be lost.
@@ -77,10 +76,6 @@ func New(o Options) (*Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	booted, err := bootTime()
-	if err != nil {
-		return nil, fmt.Errorf("haproxy driver: %w", err)
-	}
 	lock, err := lockTree(o)
 	if err != nil {
 		return nil, err
@@ -92,8 +87,8 @@ func New(o Options) (*Driver, error) {
 	d := &Driver{
 		o: o, log: o.Logger, tree: t, lock: lock,
 		worker: commandLine{o.RuntimeSocket}, master: commandLine{o.MasterSocket},
-		booted: booted, reloading: semaphore.NewWeighted(allChanges),
-		health: map[string]map[string]driver.Health{},
+		reloading: semaphore.NewWeighted(allChanges),
+		health:    map[string]map[string]driver.Health{},
 	}
 	d.checks.init(o)
 	return d, nil

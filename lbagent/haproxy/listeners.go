@@ -1,9 +1,7 @@
 package haproxy
 
 import (
-	"bufio"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -11,41 +9,30 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
 )
-
-// listener is a socket in the kernel's table of those that listen.
-type listener struct {
-	address netip.AddrPort
-	inode   string
-}
 
 // ownsListeners verifies that everything that listens where our frontends listen is this HAProxy: haproxy binds with
 // SO_REUSEPORT, so a foreign process can share a port and take half of the connections, and a worker whose bind was
 // stolen serves nothing while every exit code says that all is well. The kernel's table is asked; where we may not see
 // into HAProxy's process (another user), the frontends are asked for the mark that only our Frame knows.
 func (d *Driver) ownsListeners(ctx context.Context, p processes) error {
-	var table []listener
-	files := []string{"tcp"}
+	families := []procfs.Family{procfs.IPv4}
 	if slices.ContainsFunc(d.o.Frontends, bindsIPv6) {
-		files = append(files, "tcp6")
+		families = append(families, procfs.IPv6)
 	}
-	for _, file := range files {
-		rows, err := readListeners(fmt.Sprintf("/proc/%d/net/%s", p.current[0], file))
-		if err != nil {
-			return fmt.Errorf("%w: listeners of worker %d: %w", driver.ErrProxyDown, p.current[0], err)
-		}
-		table = append(table, rows...)
+	table, err := procfs.Listeners(p.current[0], families...)
+	if err != nil {
+		return fmt.Errorf("%w: listeners of worker %d: %w", driver.ErrProxyDown, p.current[0], err)
 	}
-	ours := map[string]bool{}
+	ours := map[uint64]bool{}
 	for _, pid := range slices.Concat([]int{p.master}, p.current, p.leaving) {
-		inodes, err := socketInodes(pid)
+		sockets, err := procfs.Sockets(pid)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			return d.asksFrontends(ctx, p)
@@ -54,7 +41,7 @@ func (d *Driver) ownsListeners(ctx context.Context, p processes) error {
 		case err != nil:
 			return fmt.Errorf("%w: sockets of process %d: %w", driver.ErrProxyDown, pid, err)
 		}
-		for _, inode := range inodes {
+		for inode := range sockets {
 			ours[inode] = true
 		}
 	}
@@ -75,15 +62,15 @@ func bindsIPv6(f Frontend) bool {
 }
 
 // owned says whether all that listens on the bind address is ours, and something is.
-func owned(bind netip.AddrPort, table []listener, ours map[string]bool) error {
+func owned(bind netip.AddrPort, table []procfs.Conn, ours map[uint64]bool) error {
 	mine := false
 	for _, l := range table {
-		if !clashes(bind, l.address) {
+		if !clashes(bind, l.Local) {
 			continue
 		}
-		if !ours[l.inode] {
-			return fmt.Errorf("%w: a foreign process listens on %s (socket inode %s): find it with `ss -ltnp` and stop it",
-				driver.ErrProxyMismatch, l.address, l.inode)
+		if !ours[l.Inode] {
+			return fmt.Errorf("%w: a foreign process listens on %s (socket inode %d): find it with `ss -ltnp` and stop it",
+				driver.ErrProxyMismatch, l.Local, l.Inode)
 		}
 		mine = true
 	}
@@ -136,81 +123,6 @@ func (d *Driver) asksFrontends(ctx context.Context, p processes) error {
 		}
 	}
 	return nil
-}
-
-// socketInodes lists the sockets that the process has open.
-func socketInodes(pid int) ([]string, error) {
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, e := range entries {
-		name, err := os.Readlink(dir + "/" + e.Name())
-		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // closed meanwhile
-			}
-			return nil, err
-		}
-		if rest, ok := strings.CutPrefix(name, "socket:["); ok {
-			out = append(out, strings.TrimSuffix(rest, "]"))
-		}
-	}
-	return out, nil
-}
-
-// readListeners reads the listening sockets of /proc/PID/net/tcp or tcp6.
-func readListeners(path string) ([]listener, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return parseListeners(f)
-}
-
-// parseListeners reads as far as the last listening socket. The kernel lists those first, and what follows them can be
-// a hundred thousand connections.
-func parseListeners(r io.Reader) ([]listener, error) {
-	const listen = "0A"
-	var out []listener
-	lines := bufio.NewScanner(r)
-	for first := true; lines.Scan(); first = false {
-		if first {
-			continue // the header
-		}
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 10 {
-			return nil, fmt.Errorf("a line of %d fields: %.200q", len(fields), lines.Text())
-		}
-		if fields[3] != listen {
-			break
-		}
-		addr, err := parseKernelAddress(fields[1])
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, listener{address: addr, inode: fields[9]})
-	}
-	return out, lines.Err()
-}
-
-// parseKernelAddress reads "0100007F:1F90": the address in 32-bit words of the machine's order (little endian on all
-// that Debian's haproxy runs on), the port in hexadecimal.
-func parseKernelAddress(text string) (netip.AddrPort, error) {
-	host, port, ok := strings.Cut(text, ":")
-	raw, err := hex.DecodeString(host)
-	number, perr := strconv.ParseUint(port, 16, 16)
-	if !ok || err != nil || perr != nil || len(raw) != 4 && len(raw) != 16 {
-		return netip.AddrPort{}, fmt.Errorf("address %.60q", text)
-	}
-	for word := 0; word < len(raw); word += 4 {
-		slices.Reverse(raw[word : word+4])
-	}
-	addr, _ := netip.AddrFromSlice(raw)
-	return netip.AddrPortFrom(addr, uint16(number)), nil
 }
 
 // agentTransport opens connections to HAProxy's listener for the agent.

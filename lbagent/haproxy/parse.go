@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // Parsers of what HAProxy's command lines answer. They are pure, find columns by the header that HAProxy sends (columns
@@ -327,22 +326,3 @@ func parseVar(text string) string {
 	}
 	return value
 }
-
-// parseStartTicks reads the start time of a process, in clock ticks after boot, and its state from /proc/PID/stat.
-func parseStartTicks(stat string) (ticks int64, state byte, err error) {
-	// The name in parentheses may hold anything: fields count from the last parenthesis.
-	i := strings.LastIndexByte(stat, ')')
-	if i < 0 {
-		return 0, 0, fmt.Errorf("/proc/PID/stat: %.100q", stat)
-	}
-	fields := strings.Fields(stat[i+1:])
-	const startTime = 22 - 3 // fields[0] is field 3, the state
-	if len(fields) <= startTime || fields[0] == "" {
-		return 0, 0, fmt.Errorf("/proc/PID/stat: %d fields", len(fields))
-	}
-	ticks, err = strconv.ParseInt(fields[startTime], 10, 64)
-	return ticks, fields[0][0], err
-}
-
-// clockTick is USER_HZ, which is 100 on every Linux that Go runs on.
-const clockTick = 10 * time.Millisecond

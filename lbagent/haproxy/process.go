@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -53,12 +51,8 @@ func (d *Driver) masterLives() bool {
 	if pid == 0 {
 		return false
 	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
-	}
-	_, state, err := parseStartTicks(string(stat))
-	return err == nil && state != 'Z' && state != 'X'
+	_, err := procfs.ReadStat(pid)
+	return err == nil
 }
 
 // pause waits for a moment or the end of the context.
@@ -144,32 +138,13 @@ func (d *Driver) bracketedOnce(ctx context.Context, commands []string) (witnesse
 
 // process completes what the master said with the worker's start time, from the kernel.
 func (d *Driver) process(p processes) (driver.Process, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.current[0]))
+	stat, err := procfs.ReadStat(p.current[0])
 	if err != nil {
 		return driver.Process{}, fmt.Errorf("%w: worker %d: %w", driver.ErrProxyDown, p.current[0], err)
 	}
-	ticks, _, err := parseStartTicks(string(stat))
-	if err != nil {
-		return driver.Process{}, err
-	}
 	return driver.Process{
 		MasterPID: p.master, WorkerPID: p.current[0],
-		StartedAt: d.booted.Add(time.Duration(ticks) * clockTick),
+		StartedAt: stat.Started(),
 		Version:   p.version,
 	}, nil
-}
-
-// bootTime reads when the machine was started.
-func bootTime() (time.Time, error) {
-	text, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return time.Time{}, err
-	}
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "btime "); ok {
-			seconds, err := strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
-			return time.Unix(seconds, 0), err
-		}
-	}
-	return time.Time{}, errors.New("/proc/stat has no btime")
 }

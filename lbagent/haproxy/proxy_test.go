@@ -12,8 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -21,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/drivertest"
 )
@@ -195,21 +194,13 @@ func (p *testProxy) Kill(t testing.TB) {
 	<-p.exited
 	// Orphaned workers stay as zombies until init takes notice: they serve nobody.
 	p.await(t, "the workers are gone", func() error {
-		stats, err := filepath.Glob("/proc/[0-9]*/stat")
-		if err != nil {
-			return err
-		}
-		for _, path := range stats {
-			text, err := os.ReadFile(path)
-			if err != nil {
-				continue
-			}
-			fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-			if len(fields) > 2 && fields[2] == strconv.Itoa(p.cmd.Process.Pid) && fields[0] != "Z" {
-				return fmt.Errorf("%s lives", path)
+		pids, err := procfs.Processes()
+		for _, pid := range pids {
+			if s, gone := procfs.ReadStat(pid); gone == nil && s.Group == p.cmd.Process.Pid {
+				return fmt.Errorf("process %d lives", pid)
 			}
 		}
-		return nil
+		return err
 	})
 	p.cmd = nil
 }

@@ -3,11 +3,10 @@ package nginx_test
 import (
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/drivertest"
 )
@@ -61,18 +60,9 @@ func BenchmarkLuaChecks(b *testing.B) {
 
 func cpuTicks(t testing.TB, pid int) float64 {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	s, err := procfs.ReadStat(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := strings.Fields(string(text)[strings.LastIndexByte(string(text), ')')+1:])
-	sum := 0.0
-	for _, i := range []int{11, 12} {
-		n, err := strconv.ParseFloat(f[i], 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum += n
-	}
-	return sum
+	return float64((s.User + s.System) / (10 * time.Millisecond))
 }
