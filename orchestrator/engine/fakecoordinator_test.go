@@ -89,7 +89,7 @@ func (c *fakeCoordinator) status(x *fakeTxn) txn.Status {
 	st := x.st
 	votes := map[txn.Phase]string{txn.Activating: "ready", txn.Deciding: "verified", txn.Committed: "verified", txn.RolledBack: "aborted"}
 	for _, host := range []string{"lb1", "lb2"} {
-		v := txn.HostVote{Host: host, Group: "public", Proxy: "haproxy", Vote: votes[st.Phase]}
+		v := txn.HostVote{Host: host, Group: "public", Proxy: "haproxy", Vote: votes[st.Phase], SentActivate: st.Phase >= txn.Activating}
 		for _, ch := range x.p.Changes {
 			ev := &lbagentv1.Evidence{App: ch.App, Order: st.Order, Digest: "d"}
 			for _, u := range ch.Target.GetUpstreams() {

@@ -3,6 +3,7 @@ package engine
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -53,7 +54,8 @@ func (e *Engine) txnChanged(s txn.Status) {
 		return
 	}
 	// Only the coordinator's word counts: an abort that was asked for may still be too late for a Commit.
-	d.undoing = s.Phase == txn.Restoring || s.Phase == txn.StuckRestoring
+	d.undoing = (s.Phase == txn.Restoring || s.Phase == txn.StuckRestoring) &&
+		slices.ContainsFunc(s.Hosts, func(h txn.HostVote) bool { return h.SentActivate })
 	if s.Phase == txn.RolledBack {
 		e.undone(d)
 	}

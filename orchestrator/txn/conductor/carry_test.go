@@ -11,7 +11,7 @@ import (
 )
 
 // deadUndo brings transaction t2 to where every Host is Verified but the last, which is held, and all that t1 committed
-// has died; then it is aborted.
+// has died; then it is aborted. The last Host never took its Activate.
 func (cl *cluster) deadUndo(held string, old ...string) {
 	cl.t.Helper()
 	cl.commit("t1", old...)
@@ -25,6 +25,7 @@ func (cl *cluster) deadUndo(held string, old ...string) {
 		cl.remove(name)
 	}
 	cl.askAbort("t2")
+	eventually(cl.t, held+" to be asked", func() bool { return cl.hosts[held].Calls("abort") > 0 })
 	release()
 }
 
