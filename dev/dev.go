@@ -31,7 +31,8 @@ const (
 
 // Run runs the cluster until ctx ends, then stops everything that it started. It writes dev.json and prints "ready" to
 // out when Deploys can be taken. Killing the process instead leaves tasks, lbagents and proxies serving, and the next Run
-// on the same directory adopts them. On *orchestrator.TermOver the caller must end the process at once.
+// on the same directory adopts them; so does an error (FAIL-STATIC). On *orchestrator.TermOver the caller must end the
+// process at once.
 func Run(ctx context.Context, opts Options, out io.Writer) error {
 	opts, kinds, err := opts.check()
 	if err != nil {
@@ -53,6 +54,9 @@ func Run(ctx context.Context, opts Options, out io.Writer) error {
 	var over *orchestrator.TermOver
 	if errors.As(err, &over) {
 		return err
+	}
+	if err != nil && ctx.Err() == nil {
+		return c.abandon(context.WithoutCancel(ctx), err)
 	}
 	return errors.Join(err, c.stop(context.WithoutCancel(ctx)))
 }
@@ -82,13 +86,14 @@ type devCluster struct {
 	mesos  *localmesos.Cluster
 	orch   *orchestrator.Orchestrator
 	last   Info
+	// fresh are the Hosts that did not run before this start; nil once the cluster has served.
+	fresh []hostSpec
 }
 
 func (c *devCluster) start(ctx context.Context, kinds []string) error {
 	dir := c.opts.DataDir
-	var leaving []hostSpec
 	var err error
-	if c.layout, leaving, err = openLayout(dir, kinds); err != nil {
+	if c.layout, err = openLayout(dir, kinds); err != nil {
 		return err
 	}
 	listener, err := listenRemembered(c.opts.API, c.layout.API)
@@ -104,6 +109,9 @@ func (c *devCluster) start(ctx context.Context, kinds []string) error {
 	mesosAddr, err := freeAddress(c.layout.Mesos)
 	if err != nil {
 		return err
+	}
+	if now := listener.Addr().String(); c.layout.API != "" && c.layout.API != now && c.opts.API != now {
+		fmt.Fprintf(c.out, "cutover dev: %s, the API's address until now, is in use: the API is at %s\n", c.layout.API, now)
 	}
 	c.layout.API, c.layout.Mesos = listener.Addr().String(), mesosAddr
 	if err := c.layout.save(dir); err != nil {
@@ -130,7 +138,7 @@ func (c *devCluster) start(ctx context.Context, kinds []string) error {
 	}
 	startCtx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if err := c.startHosts(startCtx, ca, leaving); err != nil {
+	if err := c.startHosts(startCtx, ca); err != nil {
 		return err
 	}
 	if err := c.startMesos(startCtx); err != nil {
@@ -154,9 +162,14 @@ func (c *devCluster) start(ctx context.Context, kinds []string) error {
 }
 
 // startHosts brings every Host's supervisor up, all at once, and stops those that are no longer asked for.
-func (c *devCluster) startHosts(ctx context.Context, ca *pki.Authority, leaving []hostSpec) error {
+func (c *devCluster) startHosts(ctx context.Context, ca *pki.Authority) error {
+	for _, h := range c.layout.Hosts {
+		if _, alive, err := supervisor.Read(hostDir(c.opts.DataDir, h.Name), "supervisor"); err == nil && !alive {
+			c.fresh = append(c.fresh, h)
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	for _, h := range leaving {
+	for _, h := range c.layout.Leaving {
 		g.Go(func() error { return supervisor.Terminate(ctx, hostDir(c.opts.DataDir, h.Name)) })
 	}
 	for _, h := range c.layout.Hosts {
@@ -168,11 +181,25 @@ func (c *devCluster) startHosts(ctx context.Context, ca *pki.Authority, leaving 
 			return err
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	c.layout.Leaving = nil
+	return c.layout.save(c.opts.DataDir)
 }
 
+// startMesos starts the local Mesos. Agents are added, never taken away: nobody would know the tasks of one that is gone,
+// nor stop them.
 func (c *devCluster) startMesos(ctx context.Context) error {
-	agents := make([]localmesos.AgentSpec, c.opts.Agents)
+	n, err := agentsOf(filepath.Join(c.opts.DataDir, "mesos"))
+	if err != nil {
+		return err
+	}
+	if n > c.opts.Agents {
+		fmt.Fprintf(c.out, "cutover dev: this directory has %d Mesos agents, all of them are started: agents can be added, not taken away\n", n)
+	}
+	n = max(n, c.opts.Agents)
+	agents := make([]localmesos.AgentSpec, n)
 	for i := range agents {
 		agents[i] = localmesos.AgentSpec{
 			IP:         addressFrom(c.layout.Net, byte(i+1)).String(),
@@ -181,7 +208,6 @@ func (c *devCluster) startMesos(ctx context.Context) error {
 			Attributes: map[string]string{"agent": fmt.Sprintf("a%d", i+1), "rack": fmt.Sprintf("r%d", i%3+1)},
 		}
 	}
-	var err error
 	c.mesos, err = localmesos.New(localmesos.Options{
 		Dir: filepath.Join(c.opts.DataDir, "mesos"), Listen: c.layout.Mesos, Agents: agents, Name: cluster, Logger: c.opts.Logger.With("part", "localmesos"),
 		SupervisorArgv: []string{c.opts.Exe, "task-supervisor"},
@@ -190,6 +216,19 @@ func (c *devCluster) startMesos(ctx context.Context) error {
 		return err
 	}
 	return c.mesos.Start(ctx)
+}
+
+// agentsOf counts the agents that the local Mesos has in dir: agent-1, agent-2, and so on.
+func agentsOf(dir string) (n int, err error) {
+	for n < maxAgents {
+		if _, err := os.Stat(filepath.Join(dir, fmt.Sprintf("agent-%d", n+1))); errors.Is(err, os.ErrNotExist) {
+			return n, nil
+		} else if err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
 }
 
 // freeAddress returns the remembered loopback address if it is free, else another one.
@@ -215,6 +254,7 @@ func (c *devCluster) serve(ctx context.Context) error {
 		return err
 	}
 	fmt.Fprintln(c.out, "ready")
+	c.fresh = nil
 	tick := time.NewTicker(pidsEvery)
 	defer tick.Stop()
 	for {
@@ -273,6 +313,33 @@ func (c *devCluster) writeInfo() error {
 	return nil
 }
 
+// abandon ends this process's part after why, and takes no traffic away (FAIL-STATIC): tasks go on, and so do Hosts, apart
+// from those that this very start brought up and that never served.
+func (c *devCluster) abandon(ctx context.Context, why error) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	errs := []error{why}
+	if c.orch != nil {
+		errs = append(errs, c.orch.Stop(ctx))
+	}
+	if c.mesos != nil {
+		c.mesos.Stop()
+	}
+	for _, h := range c.fresh {
+		errs = append(errs, supervisor.Terminate(ctx, hostDir(c.opts.DataDir, h.Name)))
+	}
+	left := 0
+	for _, h := range c.layout.Hosts {
+		if _, alive, err := supervisor.Read(hostDir(c.opts.DataDir, h.Name), "supervisor"); err == nil && alive {
+			left++
+		}
+	}
+	if left > 0 {
+		errs = append(errs, fmt.Errorf("%d of %d hosts, and the tasks of %s, go on as they are: see to the cause and start again", left, len(c.layout.Hosts), c.opts.DataDir))
+	}
+	return errors.Join(errs...)
+}
+
 // stop ends everything that was started: Deploys, tasks, lbagents and proxies.
 func (c *devCluster) stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
@@ -282,7 +349,7 @@ func (c *devCluster) stop(ctx context.Context) error {
 		errs = append(errs, c.orch.Stop(ctx))
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	for _, h := range c.layout.Hosts {
+	for _, h := range slices.Concat(c.layout.Hosts, c.layout.Leaving) {
 		g.Go(func() error { return supervisor.Terminate(gctx, hostDir(c.opts.DataDir, h.Name)) })
 	}
 	if c.mesos != nil {

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -47,6 +49,8 @@ type layout struct {
 	API   string     `json:"api"`
 	Mesos string     `json:"mesos"`
 	Hosts []hostSpec `json:"hosts"`
+	// Leaving are no longer asked for; they are remembered until they have been stopped, so that a kill -9 leaves none behind.
+	Leaving []hostSpec `json:"leaving,omitempty"`
 }
 
 // ParseLB reads "haproxy=2,nginx=2" into the kinds of the Hosts, in order.
@@ -76,49 +80,59 @@ func ParseLB(s string) ([]string, error) {
 }
 
 // openLayout reads what dir remembers, or decides it for the given kinds. Existing Hosts keep their names and addresses;
-// kinds that are no longer asked for are returned as leaving.
-func openLayout(dir string, kinds []string) (l layout, leaving []hostSpec, err error) {
+// kinds that are no longer asked for are leaving.
+func openLayout(dir string, kinds []string) (l layout, err error) {
 	file := filepath.Join(dir, "layout.json")
 	data, err := os.ReadFile(file)
 	switch {
 	case err == nil:
 		if err := json.Unmarshal(data, &l); err != nil {
-			return l, nil, fmt.Errorf("read %s: %w", file, err)
+			return l, fmt.Errorf("read %s: %w", file, err)
 		}
 	case errors.Is(err, fs.ErrNotExist):
 		l.Net = clusterNet(dir)
 	default:
-		return l, nil, err
+		return l, err
 	}
 	wanted := map[string]int{}
 	for _, k := range kinds {
 		wanted[k]++
 	}
 	have := map[string]int{}
-	used := map[netip.Addr]bool{}
+	used := map[netip.Addr]bool{} // of those that leave too: they still listen there
+	leaving := map[string]hostSpec{}
+	for _, h := range l.Leaving {
+		leaving[h.Name], used[h.Address] = h, true
+	}
 	var kept []hostSpec
 	for _, h := range l.Hosts {
+		used[h.Address] = true
 		if have[h.Kind] >= wanted[h.Kind] {
-			leaving = append(leaving, h)
+			leaving[h.Name] = h
 			continue
 		}
 		have[h.Kind]++
-		used[h.Address] = true
 		kept = append(kept, h)
 	}
 	next := addressFrom(l.Net, 101)
 	for _, k := range []string{KindHAProxy, KindNginx, KindNginxReload} {
 		for have[k] < wanted[k] {
+			have[k]++
+			name := fmt.Sprintf("lb-%s-%d", k, have[k])
+			if h, ok := leaving[name]; ok { // it stays after all
+				delete(leaving, name)
+				kept = append(kept, h)
+				continue
+			}
 			for used[next] {
 				next = next.Next()
 			}
 			used[next] = true
-			have[k]++
-			kept = append(kept, hostSpec{Name: fmt.Sprintf("lb-%s-%d", k, have[k]), Kind: k, Address: next})
+			kept = append(kept, hostSpec{Name: name, Kind: k, Address: next})
 		}
 	}
-	l.Hosts = kept
-	return l, leaving, l.save(dir)
+	l.Hosts, l.Leaving = kept, slices.SortedFunc(maps.Values(leaving), func(a, b hostSpec) int { return strings.Compare(a.Name, b.Name) })
+	return l, l.save(dir)
 }
 
 func (l layout) save(dir string) error {

@@ -34,7 +34,7 @@ func TestParseLB(t *testing.T) {
 
 func TestLayoutIsRemembered(t *testing.T) {
 	dir := t.TempDir()
-	first, _, err := openLayout(dir, []string{"haproxy", "haproxy", "nginx"})
+	first, err := openLayout(dir, []string{"haproxy", "haproxy", "nginx"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,15 +45,35 @@ func TestLayoutIsRemembered(t *testing.T) {
 		}
 		seen[h.Address] = true
 	}
-	again, leaving, err := openLayout(dir, []string{"haproxy", "nginx", "nginx"})
+	again, err := openLayout(dir, []string{"haproxy", "nginx", "nginx"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if again.Net != first.Net || !slices.Contains(again.Hosts, first.Hosts[0]) || !slices.Contains(again.Hosts, first.Hosts[2]) {
 		t.Errorf("Hosts moved: %v, then %v", first.Hosts, again.Hosts)
 	}
-	if len(leaving) != 1 || leaving[0] != first.Hosts[1] {
-		t.Errorf("leaving %v, want %v", leaving, first.Hosts[1])
+	if len(again.Leaving) != 1 || again.Leaving[0] != first.Hosts[1] {
+		t.Errorf("leaving %v, want %v", again.Leaving, first.Hosts[1])
+	}
+	for _, h := range again.Hosts {
+		if h.Address == first.Hosts[1].Address {
+			t.Errorf("%s got the address of %s, which still listens there", h.Name, first.Hosts[1].Name)
+		}
+	}
+	// Killed before it could stop what leaves: the next start knows of it, or takes it back.
+	third, err := openLayout(dir, []string{"haproxy", "nginx"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(third.Leaving) != 2 || len(third.Hosts) != 2 {
+		t.Errorf("hosts %v, leaving %v", third.Hosts, third.Leaving)
+	}
+	fourth, err := openLayout(dir, []string{"haproxy", "haproxy", "nginx"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(fourth.Leaving) != 1 || fourth.Leaving[0].Kind != "nginx" || !slices.Contains(fourth.Hosts, first.Hosts[1]) {
+		t.Errorf("hosts %v, leaving %v", fourth.Hosts, fourth.Leaving)
 	}
 	if len(again.Hosts) != 3 {
 		t.Errorf("got %v", again.Hosts)

@@ -25,6 +25,9 @@ type Options struct {
 	Logger  *slog.Logger
 }
 
+// maxAgents is how many addresses there are for agents, below those of the Hosts.
+const maxAgents = 90
+
 // maxDataDir leaves room for the longest socket path below it.
 const maxDataDir = 60
 
@@ -33,8 +36,8 @@ func (o Options) check() (Options, []string, error) {
 	if err != nil {
 		return o, nil, err
 	}
-	if o.Agents < 1 || o.Agents > 90 {
-		return o, nil, fmt.Errorf("--agents %d: want 1 to 90", o.Agents)
+	if o.Agents < 1 || o.Agents > maxAgents {
+		return o, nil, fmt.Errorf("--agents %d: want 1 to %d", o.Agents, maxAgents)
 	}
 	if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
 		return o, nil, fmt.Errorf("data directory: %w", err)
