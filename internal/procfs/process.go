@@ -68,7 +68,10 @@ func ParseStat(text string) (Stat, error) {
 	return s, nil
 }
 
-// ReadStat reads the Stat of a process. A zombie is an error: it is gone, only not yet collected.
+// ErrEnded means that only the exit status is left of the process.
+var ErrEnded = errors.New("the process has ended")
+
+// ReadStat reads the Stat of a process. That of a zombie comes with ErrEnded: it is gone, only not yet collected.
 func ReadStat(pid int) (Stat, error) {
 	text, err := os.ReadFile(path(pid, "stat"))
 	if err != nil {
@@ -76,7 +79,7 @@ func ReadStat(pid int) (Stat, error) {
 	}
 	s, err := ParseStat(string(text))
 	if err == nil && s.Ended() {
-		return Stat{}, fmt.Errorf("process %d has ended", pid)
+		return s, fmt.Errorf("process %d: %w", pid, ErrEnded)
 	}
 	return s, err
 }

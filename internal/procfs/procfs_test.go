@@ -1,6 +1,7 @@
 package procfs
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -52,6 +53,27 @@ func TestOwnProcess(t *testing.T) {
 	byParent, err := childrenByParent(os.Getpid())
 	if err != nil || !slices.Contains(byParent, cmd.Process.Pid) {
 		t.Errorf("children by parent %v (%v) lack %d", byParent, err, cmd.Process.Pid)
+	}
+}
+
+func TestZombie(t *testing.T) {
+	cmd := exec.Command("true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid, deadline := cmd.Process.Pid, time.Now().Add(30*time.Second)
+	s, err := ReadStat(pid)
+	for ; err == nil && time.Now().Before(deadline); s, err = ReadStat(pid) {
+		time.Sleep(time.Millisecond)
+	}
+	if !errors.Is(err, ErrEnded) || !s.Ended() || s.PID != pid {
+		t.Errorf("before it is collected: %+v, %v", s, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := ReadStat(pid); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after it is collected: %+v, %v", s, err)
 	}
 }
 

@@ -2,9 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +13,7 @@ import (
 	mesos "github.com/mesos/mesos-go/api/v1/lib"
 	agentapi "github.com/mesos/mesos-go/api/v1/lib/agent"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/mesosframework/localmesos/reply"
 	"github.com/cutover/cutover/mesosframework/localmesos/resource"
 	"github.com/cutover/cutover/mesosframework/localmesos/statedoc"
@@ -185,7 +186,7 @@ func (a *Agent) serveUsage(w http.ResponseWriter, r *http.Request, withContainer
 		row := map[string]any{
 			"executor_id": s.info.TaskID.Value, "executor_name": executorName(&s.info), "framework_id": s.framework,
 			"source": s.info.TaskID.Value, "statistics": map[string]any{
-				"cpus_soft_limit": rs.Scalar("cpus"), "cpus_user_time_secs": u.user, "cpus_system_time_secs": u.system,
+				"cpus_soft_limit": rs.Scalar("cpus"), "cpus_user_time_secs": u.user.Seconds(), "cpus_system_time_secs": u.system.Seconds(),
 				"mem_limit_bytes": mem, "mem_soft_limit_bytes": mem, "mem_rss_bytes": u.rss,
 				"timestamp": float64(time.Now().UnixNano()) / 1e9,
 			},
@@ -200,7 +201,7 @@ func (a *Agent) serveUsage(w http.ResponseWriter, r *http.Request, withContainer
 }
 
 type used struct {
-	user, system float64
+	user, system time.Duration
 	rss          int64
 }
 
@@ -208,31 +209,17 @@ type used struct {
 // pid of its first process.
 func usage() map[int]used {
 	out := map[int]used{}
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	pids, err := procfs.Processes()
 	if err != nil {
 		return out
 	}
-	const ticks = 100 // USER_HZ, fixed on Linux
-	page := int64(os.Getpagesize())
-	for _, p := range stats {
-		data, err := os.ReadFile(p)
-		if err != nil {
+	for _, pid := range pids {
+		s, err := procfs.ReadStat(pid)
+		if err != nil && !errors.Is(err, procfs.ErrEnded) {
 			continue
 		}
-		text := string(data)
-		f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-		if len(f) < 22 {
-			continue
-		}
-		number := func(field int) int64 { // as proc(5) counts them
-			v, _ := strconv.ParseInt(f[field-3], 10, 64)
-			return v
-		}
-		u := out[int(number(6))]
-		u.user += float64(number(14)) / ticks
-		u.system += float64(number(15)) / ticks
-		u.rss += number(24) * page
-		out[int(number(6))] = u
+		u := out[s.Session]
+		out[s.Session] = used{u.user + s.User, u.system + s.System, u.rss + s.RSS}
 	}
 	return out
 }

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/mesosframework/localmesos/supervise/warden"
 )
 
@@ -159,8 +160,7 @@ func TestWardenKilled(t *testing.T) {
 	}
 	deadline := time.Now().Add(30 * time.Second)
 	for {
-		data, err := os.ReadFile("/proc/" + strconv.Itoa(before.PID) + "/stat")
-		if err != nil || strings.Contains(string(data), ") Z ") {
+		if _, err := procfs.ReadStat(before.PID); err != nil {
 			return
 		}
 		if time.Now().After(deadline) {
