@@ -1,16 +1,16 @@
 package supervisor
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/cutover/cutover/internal/procfs"
 )
 
 // Identity names a process beyond doubt: a pid is used again, a pid with its start time is not.
@@ -24,35 +24,17 @@ func (i Identity) Alive() bool {
 	if i.PID <= 0 {
 		return false
 	}
-	now, state, err := identify(i.PID)
-	return err == nil && now == i && state != 'Z' && state != 'X'
+	s, err := procfs.ReadStat(i.PID)
+	return err == nil && s.StartTicks == i.StartTime
 }
 
-// Identify reads the identity of a running process.
+// Identify reads the identity of a process, also of one that has ended and waits for its parent.
 func Identify(pid int) (Identity, error) {
-	id, _, err := identify(pid)
-	return id, err
-}
-
-func identify(pid int) (Identity, byte, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return Identity{}, 0, err
+	s, err := procfs.ReadStat(pid)
+	if err != nil && !errors.Is(err, procfs.ErrEnded) {
+		return Identity{}, err
 	}
-	// The command name may hold anything, spaces and parentheses too: fields are counted after its last ')'.
-	end := bytes.LastIndexByte(stat, ')')
-	if end < 0 {
-		return Identity{}, 0, fmt.Errorf("/proc/%d/stat: no command in it", pid)
-	}
-	fields := bytes.Fields(stat[end+1:])
-	if len(fields) < 20 {
-		return Identity{}, 0, fmt.Errorf("/proc/%d/stat: only %d fields", pid, len(fields))
-	}
-	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
-	if err != nil {
-		return Identity{}, 0, fmt.Errorf("/proc/%d/stat: start time: %w", pid, err)
-	}
-	return Identity{PID: pid, StartTime: start}, fields[0][0], nil
+	return Identity{PID: pid, StartTime: s.StartTicks}, nil
 }
 
 func identityFile(dir, name string) string { return filepath.Join(dir, "run", name+".json") }
