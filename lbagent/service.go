@@ -323,23 +323,34 @@ func (s service) Show(ctx context.Context, req *connect.Request[lbagentv1.ShowRe
 func agreement(st *participant.State, app string, ev *participant.Evidence, known bool, readErr error) (bool, string) {
 	want := st.Want(app)
 	_, files := st.Files(app)
+	have := settled(app, want, ev)
 	switch {
 	case readErr != nil:
 		return false, "the proxy could not be read: " + readErr.Error()
-	case ev.Digest != driver.Digest(want) && !known:
+	case have.Digest != driver.Digest(want) && !known:
 		return false, "the proxy holds " + app + ", which this host's journal does not know"
-	case ev.Digest != driver.Digest(want):
-		have := driver.SectionReading{Routes: ev.Routes, Digest: ev.Digest}
-		for _, r := range ev.Rows {
-			if r.Registered {
-				have.Rows = append(have.Rows, driver.Row{Name: r.Name, Address: r.Address, Weight: r.Weight, Mode: r.Mode})
-			}
-		}
+	case have.Digest != driver.Digest(want):
 		return false, participant.Difference(want, have)
 	case known && !files:
 		return false, "the published files are not those of the journal yet"
 	}
 	return true, ""
+}
+
+// settled is what was read without the upstreams that have drained and only wait to be taken out of the proxy: they get
+// no request and hold no session, so they are no difference between what is and what should be.
+func settled(app string, want driver.Section, ev *participant.Evidence) driver.SectionReading {
+	wanted := map[string]bool{}
+	for _, u := range want.Upstreams {
+		wanted[u.Name] = true
+	}
+	var rows []driver.Row
+	for _, r := range ev.Rows {
+		if r.Registered && (wanted[r.Name] || !r.Drained) {
+			rows = append(rows, driver.Row{Name: r.Name, Address: r.Address, Weight: r.Weight, Mode: r.Mode})
+		}
+	}
+	return driver.NewSectionReading(app, ev.Routes, rows)
 }
 
 // readNow makes one reading for a caller and lets the machine see it.

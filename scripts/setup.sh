@@ -2,6 +2,8 @@
 # Installs what Cutover's demo and tests need from Debian's or Ubuntu's own packages, and says what it installs.
 # Idempotent: does nothing when everything is there. Services that the packages bring are not started.
 set -euo pipefail
+# Debian keeps both proxies where an ordinary user's PATH does not look.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 want=(haproxy nginx libnginx-mod-http-lua libluajit2-5.1-2)
 missing=()
