@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/cutover/cutover/dev/supervisor"
+	"github.com/cutover/cutover/internal/flock"
 	"github.com/cutover/cutover/internal/pki"
 	"github.com/cutover/cutover/mesosframework/localmesos"
 	"github.com/cutover/cutover/orchestrator"
@@ -63,18 +63,14 @@ func Run(ctx context.Context, opts Options, out io.Writer) error {
 
 // lockDir keeps two clusters off one directory.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "dev.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, err
+	f, err := flock.Try(filepath.Join(dir, "dev.lock"))
+	if !errors.Is(err, flock.ErrHeld) {
+		return f, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		if i, err := ReadInfo(dir); err == nil && i.PID > 0 {
-			return nil, fmt.Errorf("cutover dev runs on %s already (pid %d, API %s): stop it, or choose another --data-dir", dir, i.PID, i.APIURL)
-		}
-		return nil, fmt.Errorf("cutover dev runs on %s already: stop it, or choose another --data-dir", dir)
+	if i, err := ReadInfo(dir); err == nil && i.PID > 0 {
+		return nil, fmt.Errorf("cutover dev runs on %s already (pid %d, API %s): stop it, or choose another --data-dir", dir, i.PID, i.APIURL)
 	}
-	return f, nil
+	return nil, fmt.Errorf("cutover dev runs on %s already: stop it, or choose another --data-dir", dir)
 }
 
 // devCluster is a running cluster.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cutover/cutover/internal/flock"
 )
 
 // stopGrace is how long a process may take to end after SIGTERM before its group is killed.
@@ -33,14 +35,14 @@ func Run(ctx context.Context, c Config, log *slog.Logger) error {
 	if err := os.MkdirAll(filepath.Join(c.Dir, "log"), 0o700); err != nil {
 		return err
 	}
-	lock, err := os.OpenFile(filepath.Join(c.Dir, "run", "supervisor.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := flock.Try(filepath.Join(c.Dir, "run", "supervisor.lock"))
+	if errors.Is(err, flock.ErrHeld) {
+		return fmt.Errorf("%s: %w", c.Dir, ErrRunning)
+	}
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("%s: %w", c.Dir, ErrRunning)
-	}
 	self, err := Identify(os.Getpid())
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,12 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"time"
 
+	"github.com/cutover/cutover/internal/flock"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/haproxy"
 	"github.com/cutover/cutover/lbagent/nginx"
 	"go.yaml.in/yaml/v3"
-	"golang.org/x/sys/unix"
 )
 
 // Kinds of proxies.
@@ -130,20 +132,22 @@ func (c Config) nginx(log *slog.Logger) nginx.Options {
 	}
 }
 
+// bootstrapWait bounds the wait of the proxy for the lbagent, or the other way round. Neither takes long.
+const bootstrapWait = time.Minute
+
 // Bootstrap makes the published tree exist and be valid. It is idempotent, and changes nothing that a running proxy uses.
 // The proxy and the lbagent start at the same time and both call it: one waits for the other.
 func (c Config) Bootstrap(log *slog.Logger) error {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return err
 	}
-	lock, err := os.OpenFile(filepath.Join(c.Dir, "bootstrap.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	ctx, cancel := context.WithTimeout(context.Background(), bootstrapWait)
+	defer cancel()
+	lock, err := flock.Lock(ctx, filepath.Join(c.Dir, "bootstrap.lock"))
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("lock %s: %w", lock.Name(), err)
-	}
 	switch c.Proxy.Kind {
 	case HAProxy:
 		return haproxy.Bootstrap(c.haproxy(log))

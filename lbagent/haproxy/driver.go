@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/cutover/cutover/internal/flock"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -51,7 +52,7 @@ func Bootstrap(o Options) error {
 		return err
 	}
 	lock, err := lockTree(o)
-	if errors.Is(err, errLocked) {
+	if errors.Is(err, flock.ErrHeld) {
 		// An agent is at work on the tree. If it has come as far as the Frame, which New writes last, all is there.
 		if _, serr := os.Stat(o.mapFile(frameFile)); serr == nil {
 			return nil

@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/cutover/cutover/internal/flock"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -209,7 +210,7 @@ func TestTreeIsHeldByOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if second, err := New(o); !errors.Is(err, errLocked) {
+	if second, err := New(o); !errors.Is(err, flock.ErrHeld) {
 		t.Errorf("a second driver on the same tree: %v, %v", second, err)
 	}
 	if err := Bootstrap(o); err != nil {

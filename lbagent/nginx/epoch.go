@@ -10,8 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/cutover/cutover/internal/flock"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -25,7 +24,7 @@ const epochLockWait = 5 * time.Second
 // nextEpoch counts a start of the agent, durably. When it returns, no older agent is writing a published file, and none
 // will (FENCE).
 func nextEpoch(p paths) (uint64, error) {
-	unlock, err := lockEpoch(context.Background(), p, unix.LOCK_EX)
+	unlock, err := lockEpoch(context.Background(), p, flock.Lock)
 	if err != nil {
 		return 0, err
 	}
@@ -55,7 +54,7 @@ func readEpoch(p paths) (uint64, error) {
 
 // fenced runs f, which writes published files, unless a newer agent was started. No newer one starts before f ends.
 func fenced(ctx context.Context, p paths, epoch uint64, f func() error) error {
-	unlock, err := lockEpoch(ctx, p, unix.LOCK_SH)
+	unlock, err := lockEpoch(ctx, p, flock.Share)
 	if err != nil {
 		return err
 	}
@@ -72,27 +71,15 @@ func fenced(ctx context.Context, p paths, epoch uint64, f func() error) error {
 
 // lockEpoch locks the epoch: shared to write published files, exclusive to change it. The kernel unlocks it when the process
 // ends, however it ends.
-func lockEpoch(ctx context.Context, p paths, how int) (unlock func(), err error) {
+func lockEpoch(ctx context.Context, p paths, lock func(context.Context, string) (*os.File, error)) (unlock func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, epochLockWait)
 	defer cancel()
-	f, err := os.OpenFile(p.lock(), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	f, err := lock(ctx, p.lock())
+	if errors.Is(err, flock.ErrHeld) {
+		return nil, fmt.Errorf("%w: it is another lbagent (fuser %s)", err, p.lock())
+	}
 	if err != nil {
 		return nil, err
 	}
-	tick := time.NewTicker(10 * time.Millisecond) // flock has no deadline of its own
-	defer tick.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", p.lock(), err), f.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("%w: lock %s: another lbagent holds it (fuser %s)", ctx.Err(), p.lock(), p.lock()), f.Close())
-		case <-tick.C:
-		}
-	}
+	return func() { _ = f.Close() }, nil
 }

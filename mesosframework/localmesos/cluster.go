@@ -14,8 +14,8 @@ import (
 	"time"
 
 	mesos "github.com/mesos/mesos-go/api/v1/lib"
-	"golang.org/x/sys/unix"
 
+	"github.com/cutover/cutover/internal/flock"
 	"github.com/cutover/cutover/mesosframework/localmesos/agent"
 	"github.com/cutover/cutover/mesosframework/localmesos/link"
 	"github.com/cutover/cutover/mesosframework/localmesos/master"
@@ -83,13 +83,12 @@ func New(o Options) (*Cluster, error) {
 
 // lockDir keeps two clusters off one directory.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := flock.Try(filepath.Join(dir, "lock"))
+	if errors.Is(err, flock.ErrHeld) {
+		return nil, fmt.Errorf("local Mesos: %s is in use by another local Mesos: %w", dir, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("local Mesos: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("local Mesos: %s is in use by another local Mesos: %w", dir, err)
 	}
 	return f, nil
 }

@@ -8,10 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
-	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/cutover/cutover/internal/flock"
 	"github.com/cutover/cutover/orchestrator/store"
 )
 
@@ -50,31 +48,16 @@ func Acquire(ctx context.Context, dir string, s store.Store) (*Term, error) {
 	return &Term{epoch: epoch, store: s, lock: lock, done: make(chan struct{})}, nil
 }
 
-// acquireLock opens the file and locks it. The kernel lets go of the lock when the process ends, however it ends.
+// acquireLock locks the file. The kernel lets go of the lock when the process ends, however it ends.
 func acquireLock(ctx context.Context, path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	f, err := flock.Lock(ctx, path)
+	if errors.Is(err, flock.ErrHeld) {
+		return nil, fmt.Errorf("%w: stop the orchestrator that runs on this data directory, or choose another one (%w)", ErrHeld, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("leader lock: %w", err)
 	}
-	const pause = 50 * time.Millisecond
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
-		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, errors.Join(
-				fmt.Errorf("%w: %s is locked: stop the orchestrator that runs on this data directory, or choose another one (%w)", ErrHeld, path, ctx.Err()),
-				f.Close())
-		}
-	}
+	return f, nil
 }
 
 // nextEpoch makes the epoch after the last one, and after above, durable, and returns it.

@@ -11,8 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/cutover/cutover/internal/flock"
 	"github.com/cutover/cutover/lbagent/participant"
 )
 
@@ -78,16 +77,14 @@ func Open(opts Options) (*Journal, participant.Durable, error) {
 	return j, c.state, nil
 }
 
-// lockDir takes the directory for this process. The kernel drops the lock with the process, however that ends.
+// lockDir takes the directory for this process.
 func lockDir(dir string) (*os.File, error) {
-	path := filepath.Join(dir, lockName)
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := flock.Try(filepath.Join(dir, lockName))
+	if errors.Is(err, flock.ErrHeld) {
+		return nil, fmt.Errorf("%w: another agent runs on this directory", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open the lock of the journal: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		err = fmt.Errorf("lock %s: %w: another agent runs on this directory", path, err)
-		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }

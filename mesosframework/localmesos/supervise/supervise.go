@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cutover/cutover/internal/flock"
 	"github.com/cutover/cutover/mesosframework/localmesos/supervise/warden"
 )
 
@@ -60,14 +61,11 @@ func Launch(argv []string, dir string, spec Spec) (*Task, error) {
 	if err := warden.WriteFile(dir, warden.SpecFile, data, false); err != nil {
 		return nil, fmt.Errorf("launch task: %w", err)
 	}
-	lock, locked, err := tryLock(dir)
+	lock, err := flock.Try(filepath.Join(dir, warden.LockFile))
 	if err != nil {
-		return nil, fmt.Errorf("launch task: %w", err)
+		return nil, fmt.Errorf("launch task: %w", err) // ErrHeld: a warden already runs there
 	}
 	defer lock.Close() // the warden keeps the lock by its own descriptor
-	if !locked {
-		return nil, fmt.Errorf("launch task: a warden already runs in %s", dir)
-	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("launch task: %w", err)
@@ -118,15 +116,15 @@ var ErrNeverRan = errors.New("the task never ran")
 // returns ErrNeverRan when there was none.
 func Adopt(dir string) (*Task, error) {
 	t := &Task{dir: dir}
-	lock, locked, err := tryLock(dir)
+	lock, err := flock.Try(filepath.Join(dir, warden.LockFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, ErrNeverRan
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, flock.ErrHeld) {
 		return nil, fmt.Errorf("adopt task: %w", err)
 	}
-	defer lock.Close()
-	if locked { // no warden lives
+	defer lock.Close() // nil while a warden lives
+	if err == nil {    // no warden lives
 		sup, err := os.ReadFile(filepath.Join(dir, warden.SupervisorFile))
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, ErrNeverRan
@@ -169,24 +167,6 @@ func (t *Task) readProcess(name string) (warden.Process, error) {
 		return warden.Process{}, err
 	}
 	return warden.ParseProcess(string(data))
-}
-
-// tryLock opens the lock file and tries to lock it. The lock lives as long as
-// any descriptor of this opening does, the inherited ones too.
-func tryLock(dir string) (*os.File, bool, error) {
-	if _, err := os.Stat(dir); err != nil {
-		return nil, false, err
-	}
-	f, err := os.OpenFile(filepath.Join(dir, warden.LockFile), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, false, err
-	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
-		_ = f.Close()
-		return nil, false, fmt.Errorf("lock %s: %w", f.Name(), err)
-	}
-	return f, err == nil, nil
 }
 
 // watch waits for the end of the warden in the background, on the runtime's
