@@ -257,6 +257,22 @@ func (c *contract) veto() error {
 	return c.err
 }
 
+// vetoRefusal is the Refusal for what veto says. A configuration that breaks the contract is not a proxy that is down: the
+// one has to be corrected, the other started.
+func vetoRefusal(veto error) *participant.Refusal {
+	r := &participant.Refusal{Reason: participant.InvalidConfig, Message: veto.Error()}
+	var refused *driver.RefusedError
+	switch {
+	case errors.As(veto, &refused):
+		r.Output = refused.Output
+	case errors.Is(veto, driver.ErrProxyDown):
+		r.Reason = participant.ProxyDown
+	case errors.Is(veto, driver.ErrProxyMismatch):
+		r.Reason = participant.ProxyMismatch
+	}
+	return r
+}
+
 func (c *contract) get() (driver.Info, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -276,9 +292,12 @@ func (a *Agent) checkLoop(ctx context.Context) {
 		c, cancel := context.WithTimeout(ctx, checkTimeout)
 		info, err := a.opts.Driver.Check(c)
 		if _, was := a.contract.get(); (was == nil) != (err == nil) && ctx.Err() == nil {
-			if err != nil {
+			switch {
+			case errors.Is(err, driver.ErrProxyDown):
+				a.log.Warn("the contract with the proxy could not be checked", "err", err)
+			case err != nil:
 				a.log.Error("the proxy's base configuration breaks the contract", "err", err)
-			} else {
+			default:
 				a.log.Info("the contract with the proxy holds", "proxy", info.Proxy, "version", info.Version)
 			}
 		}

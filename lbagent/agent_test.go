@@ -339,8 +339,9 @@ func TestContractAndReadiness(t *testing.T) {
 	if code, _ := h.get("/healthz"); code != http.StatusOK {
 		t.Errorf("healthz: %d", code)
 	}
-	if r := h.prepare("t1", 1, 0, pbSection("shop", "a1")); !strings.Contains(r.GetRefusal().GetMessage(), "add one") {
-		t.Errorf("a base that is known to be bad must veto: %v", r)
+	if r := h.prepare("t1", 1, 0, pbSection("shop", "a1")); !strings.Contains(r.GetRefusal().GetMessage(), "add one") ||
+		r.GetRefusal().GetReason() != lbagentv1.RefusalReason_REFUSAL_REASON_INVALID_CONFIG {
+		t.Errorf("a base that is known to be bad must veto, and is not a proxy that is down: %v", r)
 	}
 	h.proxy.with(func() { h.proxy.checkErr = nil })
 	h.eventually("ready", func() bool { code, _ := h.get("/readyz"); return code == http.StatusOK })

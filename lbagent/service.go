@@ -109,7 +109,7 @@ func (s service) Prepare(ctx context.Context, req *connect.Request[lbagentv1.Pre
 	}
 	ans, err := s.call(ctx, method, msg)
 	if err == nil && ans.Refusal == nil && veto != nil {
-		ans.Refusal = &participant.Refusal{Reason: participant.ProxyDown, Message: veto.Error()}
+		ans.Refusal = vetoRefusal(veto)
 		s.count("Prepare", ans.Refusal)
 	}
 	if err != nil {
