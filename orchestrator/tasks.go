@@ -57,11 +57,19 @@ func (t tasks) Pending() []engine.PendingTask {
 	return out
 }
 
-// ReadOutput reads whole chunks until limit bytes or the end of the file.
+// ReadOutput implements engine.LogReader.
 func (t tasks) ReadOutput(ctx context.Context, task engine.TaskRef, file string, offset int64, limit int) ([]byte, int64, error) {
 	ref := frameworkRef(task)
+	return readOutput(offset, limit, func(offset int64, length int) (mesosframework.Chunk, error) {
+		return t.framework.ReadSandbox(ctx, ref, file, offset, length)
+	})
+}
+
+// readOutput reads whole chunks until limit bytes or the end of the file. Mesos does not say that an offset is past the end:
+// where nothing comes, the end is asked for, and a smaller one returned. The file was rotated then.
+func readOutput(offset int64, limit int, read func(offset int64, length int) (mesosframework.Chunk, error)) ([]byte, int64, error) {
 	if offset < 0 {
-		end, err := t.framework.ReadSandbox(ctx, ref, file, -1, 0)
+		end, err := read(-1, 0)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -69,7 +77,7 @@ func (t tasks) ReadOutput(ctx context.Context, task engine.TaskRef, file string,
 	}
 	var data []byte
 	for len(data) < limit {
-		c, err := t.framework.ReadSandbox(ctx, ref, file, offset+int64(len(data)), limit-len(data))
+		c, err := read(offset+int64(len(data)), limit-len(data))
 		if err != nil {
 			return nil, 0, err
 		}
@@ -77,6 +85,13 @@ func (t tasks) ReadOutput(ctx context.Context, task engine.TaskRef, file string,
 			break
 		}
 		data = append(data, c.Data...)
+	}
+	if len(data) == 0 && offset > 0 {
+		end, err := read(-1, 0)
+		if err != nil {
+			return nil, 0, err
+		}
+		offset = min(offset, end.Offset)
 	}
 	return data, offset, nil
 }

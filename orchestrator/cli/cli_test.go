@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cutover/cutover/orchestrator/api"
 	"github.com/cutover/cutover/orchestrator/api/apitest"
 	"github.com/cutover/cutover/orchestrator/cli"
 	"github.com/cutover/cutover/orchestrator/deploy"
@@ -281,6 +282,32 @@ func TestFollowedLogEndsWithItsTask(t *testing.T) {
 	}
 	if r.out.String() != "stdout of shop.1.0.x\n" {
 		t.Errorf("%q", &r.out)
+	}
+}
+
+func TestFollowedLogGoesOnAfterRotation(t *testing.T) {
+	w := begin(t)
+	calls := 0
+	w.service.OnLogs = func(_, _ string, offset int64, _ int) (api.LogChunk, error) {
+		calls++
+		switch {
+		case calls == 1:
+			return api.LogChunk{Data: "before\n", Offset: 993, Next: 1000}, nil
+		case offset == 1000: // the file has only 6 bytes now
+			return api.LogChunk{Offset: 6, Next: 6}, nil
+		default:
+			return api.LogChunk{Data: "after\n"[offset:], Offset: offset, Next: 6}, nil
+		}
+	}
+	r := newRun(w)
+	if code := r.main(t.Context(), "logs", "shop.1.0.x", "-f", "--tail", "7"); code != 0 {
+		t.Fatalf("exit %d: %s", code, &r.err)
+	}
+	if !strings.HasSuffix(r.out.String(), "after\n") || strings.Count(r.out.String(), "after") != 1 {
+		t.Errorf("%q", &r.out)
+	}
+	if !strings.Contains(r.err.String(), "was rotated") {
+		t.Errorf("it does not say that something may be missing: %q", &r.err)
 	}
 }
 

@@ -124,6 +124,11 @@ func (l *logReader) read(ctx context.Context, task string, limit int) (bool, err
 	if err != nil {
 		return false, err
 	}
+	if started && chunk.Offset < offset {
+		l.app.note(fmt.Sprintf("the %s of %s was rotated: what was not read of the old file is left out", l.file, task))
+		l.next[task] = 0
+		return true, nil
+	}
 	l.next[task] = chunk.Next
 	if chunk.Data == "" {
 		if !started && l.app.mode != modeText && !l.follow {

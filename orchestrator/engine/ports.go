@@ -125,7 +125,7 @@ type TaskRunner interface {
 // LogReader reads a task's sandbox.
 type LogReader interface {
 	// ReadOutput reads up to limit bytes of a file from offset; offset -1 means the last limit bytes. It returns the offset
-	// of the first byte.
+	// of the first byte; one below the offset asked for is the end of a file that has become shorter (rotated).
 	ReadOutput(ctx context.Context, task TaskRef, file string, offset int64, limit int) (data []byte, at int64, err error)
 }
 
