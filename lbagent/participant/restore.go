@@ -216,8 +216,10 @@ func (m *stepper) mayDropTarget(t *Txn, c *TxnChange) *Refusal {
 	}
 	base := sec.Committed.Upstreams
 	baseGreen, _ := tally(base, r)
-	targetGreen, _ := tally(without(c.Target.Upstreams, upstreamNames(base)), r)
-	if t.Activated && targetGreen > 0 && green+baseGreen == 0 {
+	// An upstream with a check in flight is not green, and serves all the same: only what is red, or not there, does not.
+	target := without(c.Target.Upstreams, upstreamNames(base))
+	serves := slices.ContainsFunc(target, func(u Upstream) bool { row := r.row(u.Name); return row != nil && !row.Red })
+	if t.Activated && serves && green+baseGreen == 0 {
 		return refuse(UpstreamNotGreen, c.App,
 			"no upstream of the old Section of %s can serve and the new ones do: abort with replacements", c.App)
 	}
