@@ -46,7 +46,13 @@ func (t tasks) Launch(ctx context.Context, specs []engine.TaskSpec) error {
 	return err
 }
 
-func (t tasks) Kill(ctx context.Context, task string) error { return t.framework.Kill(ctx, task) }
+func (t tasks) Kill(ctx context.Context, task string) error {
+	err := t.framework.Kill(ctx, task)
+	if errors.Is(err, mesosframework.ErrUnknownTask) && t.framework.State().Stats.Subscriptions == 0 {
+		return nil // after a restart: the first subscription tells the framework of the task and of the order
+	}
+	return err
+}
 
 func (t tasks) Pending() []engine.PendingTask {
 	pending := t.framework.Pending()

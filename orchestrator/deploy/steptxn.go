@@ -70,7 +70,7 @@ func (r *run) committed(in TxnChanged) {
 	r.d.FinishedAt = r.d.CommittedAt
 	why := "every host proved it"
 	if len(r.d.Policy.Groups) == 0 {
-		why = "every task is healthy; the App names no group"
+		why = r.groupless()
 	}
 	r.say(CodeCommitted, why)
 	r.out = append(r.out, Adopt{})
@@ -185,6 +185,15 @@ func (r *run) txnDrained(in TxnDrained) {
 	r.drained()
 }
 
+// groupless says why the Deploy of an App without a Group is committed: on its tasks' health alone, or on nothing when it
+// has none any longer.
+func (r *run) groupless() string {
+	if r.d.Wanted == 0 {
+		return "no task is wanted; the App names no group"
+	}
+	return "every task is healthy; the App names no group"
+}
+
 func (r *run) drainDeadline() time.Time { return r.d.CommittedAt.Add(r.d.Policy.Drain) }
 
 // drained goes on when every Group has released what was replaced.
@@ -195,7 +204,7 @@ func (r *run) drained() {
 	r.d.Next = ""
 	r.say(CodeCommitted, "every host proved it, and drained what it replaced")
 	if len(r.d.Policy.Groups) == 0 {
-		r.say(CodeCommitted, "every task is healthy; the App names no group")
+		r.say(CodeCommitted, r.groupless())
 	}
 	r.to(StepKilling, "drained; old tasks are being killed")
 	if r.d.OldGone {
