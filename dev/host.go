@@ -10,9 +10,8 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/cutover/cutover/dev/supervisor"
+	"github.com/cutover/cutover/internal/atomicfile"
 	"github.com/cutover/cutover/internal/pki"
 	"github.com/cutover/cutover/lbagent/daemon"
 	"github.com/cutover/cutover/lbagent/haproxy"
@@ -61,7 +60,7 @@ func (h hostSpec) prepare(dataDir, exe string, ca *pki.Authority) error {
 		return err
 	}
 	file := filepath.Join(dir, "lbagent.json")
-	if err := renameio.WriteFile(file, data, 0o600); err != nil {
+	if err := atomicfile.Write(file, data); err != nil {
 		return err
 	}
 	return supervisor.Config{Dir: dir, Processes: []supervisor.Process{
@@ -107,7 +106,7 @@ func (h hostSpec) writeBase(p daemon.Proxy) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(p.Base, text, 0o600)
+	return atomicfile.Write(p.Base, text)
 }
 
 // info reads what runs of the Host now.

@@ -5,7 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/google/renameio/v2"
+	"github.com/cutover/cutover/internal/atomicfile"
 )
 
 // Info is dev.json: everything that a tool needs to find this cluster. A stable contract (DESIGN section 9).
@@ -50,5 +50,5 @@ func (i Info) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(InfoFile(dir), append(data, '\n'), 0o600)
+	return atomicfile.Write(InfoFile(dir), append(data, '\n'))
 }

@@ -15,7 +15,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/google/renameio/v2"
+	"github.com/cutover/cutover/internal/atomicfile"
 )
 
 // frontendPort is where the proxies of a dev cluster listen, each on its own address.
@@ -140,7 +140,7 @@ func (l layout) save(dir string) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(filepath.Join(dir, "layout.json"), data, 0o600)
+	return atomicfile.Write(filepath.Join(dir, "layout.json"), data)
 }
 
 // clusterNet picks a /24 of 127.64.0.0/10 by the directory's path, so that it stays the same for the same directory.

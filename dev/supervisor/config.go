@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/google/renameio/v2"
+	"github.com/cutover/cutover/internal/atomicfile"
 )
 
 // MaxPause bounds the pause before a process that keeps dying is started again: a Host's agent and proxy are back
@@ -37,7 +37,7 @@ func (c Config) Save() error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(ConfigFile(c.Dir), data, 0o600)
+	return atomicfile.Write(ConfigFile(c.Dir), data)
 }
 
 // Load reads the configuration of the supervisor in dir.

@@ -8,8 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/google/renameio/v2"
-
+	"github.com/cutover/cutover/internal/atomicfile"
 	"github.com/cutover/cutover/internal/procfs"
 )
 
@@ -61,5 +60,5 @@ func record(dir, name string, id Identity) error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(identityFile(dir, name), data, 0o600)
+	return atomicfile.Write(identityFile(dir, name), data)
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cutover/cutover/internal/atomicfile"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -131,7 +132,7 @@ type treeWriter struct {
 // replace replaces a file of the tree.
 func (w *treeWriter) replace(path string, text []byte) error {
 	w.dirty = true
-	if err := replaceFile(path, text); err != nil {
+	if err := atomicfile.Replace(path, text); err != nil {
 		return err
 	}
 	if w.t.renamed != nil {
@@ -171,7 +172,7 @@ func (w *treeWriter) mapFile(name string, old, entries map[string]string) {
 // barrier makes the renames so far durable before any that follows.
 func (w *treeWriter) barrier() {
 	if w.err == nil && w.dirty {
-		w.err = syncDir(w.t.o.currentDir())
+		w.err = atomicfile.SyncDir(w.t.o.currentDir())
 		w.dirty = false
 	}
 }

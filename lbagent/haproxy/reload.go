@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cutover/cutover/internal/atomicfile"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -35,7 +36,7 @@ func (d *Driver) Reload(ctx context.Context) error {
 	}
 	err = d.replaceWorker(ctx, obs.procs)
 	// Whatever happened, the state is not true any more: a later reload by the owner must not load it.
-	err = errors.Join(err, replaceFile(d.o.stateFile(), []byte(noState)))
+	err = errors.Join(err, atomicfile.Replace(d.o.stateFile(), []byte(noState)))
 	if err != nil {
 		return fmt.Errorf("reload haproxy: %w", err)
 	}
@@ -68,7 +69,7 @@ func (d *Driver) saveDown(obs observation) error {
 			text = append(append(text, line...), '\n')
 		}
 	}
-	return replaceFile(d.o.stateFile(), text)
+	return atomicfile.Replace(d.o.stateFile(), text)
 }
 
 // replaceWorker tells the master to reload and waits for the proof: another worker that the master names, that answers

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/cutover/cutover/internal/atomicfile"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -56,9 +57,9 @@ func openTree(o Options) (*tree, error) {
 		}
 	}
 	for _, err := range []error{
-		removeTemporaries(o.currentDir()), removeTemporaries(o.slotsDir()),
+		atomicfile.Clean(o.currentDir()), atomicfile.Clean(o.slotsDir()),
 		removeContents(o.stagingDir()),
-		replaceFile(o.stateFile(), []byte(noState)),
+		atomicfile.Replace(o.stateFile(), []byte(noState)),
 	} {
 		if err != nil {
 			return nil, fmt.Errorf("haproxy tree: clean up: %w", err)
@@ -100,7 +101,7 @@ func (t *tree) load() error {
 		}
 		if want := renderSlot(t.o, s, p); !bytes.Equal(text, want) {
 			t.log.Warn("a published file was not as lbagent writes it; it is rendered again from its own comments", "file", path)
-			if err := replaceFile(path, want); err != nil {
+			if err := atomicfile.Replace(path, want); err != nil {
 				return err
 			}
 		}
@@ -160,12 +161,12 @@ func (t *tree) complete() error {
 			return err
 		}
 		if old == nil || !bytes.Equal(old, file.text) {
-			if err := replaceFile(path, file.text); err != nil {
+			if err := atomicfile.Replace(path, file.text); err != nil {
 				return err
 			}
 		}
 	}
-	return errors.Join(syncDir(t.o.currentDir()), syncDir(t.o.Dir))
+	return errors.Join(atomicfile.SyncDir(t.o.currentDir()), atomicfile.SyncDir(t.o.Dir))
 }
 
 // addSlots writes the files of slots 1 to n of the class that do not exist. The caller syncs the directory.
@@ -175,7 +176,7 @@ func (t *tree) addSlots(c class, n int) error {
 		if _, ok := t.holders[s]; ok {
 			continue
 		}
-		if err := replaceFile(t.o.mapFile(slotFile(s)), renderSlot(t.o, s, published{})); err != nil {
+		if err := atomicfile.Replace(t.o.mapFile(slotFile(s)), renderSlot(t.o, s, published{})); err != nil {
 			return err
 		}
 		t.holders[s] = ""
@@ -203,7 +204,7 @@ func (t *tree) grow(class string) error {
 	if err := t.addSlots(classNamed(class), 2*n); err != nil {
 		return fmt.Errorf("grow the pool: %w", err)
 	}
-	return syncDir(t.o.currentDir())
+	return atomicfile.SyncDir(t.o.currentDir())
 }
 
 func (t *tree) holds(app, class string) bool {
@@ -241,10 +242,10 @@ func (t *tree) holdLocked(app string, needed []string) (map[string]slot, error) 
 		if spare.number == 0 {
 			return nil, errNoSpare{class}
 		}
-		if err := replaceFile(filepath.Join(t.o.slotsDir(), spare.backend()), []byte(app)); err != nil {
+		if err := atomicfile.Replace(filepath.Join(t.o.slotsDir(), spare.backend()), []byte(app)); err != nil {
 			return nil, fmt.Errorf("assign a backend: %w", err)
 		}
-		if err := syncDir(t.o.slotsDir()); err != nil {
+		if err := atomicfile.SyncDir(t.o.slotsDir()); err != nil {
 			return nil, fmt.Errorf("assign a backend: %w", err)
 		}
 		t.assign(app, spare)

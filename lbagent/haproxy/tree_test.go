@@ -9,6 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/cutover/cutover/internal/atomicfile"
 	"github.com/cutover/cutover/internal/flock"
 	"github.com/cutover/cutover/lbagent/driver"
 )
@@ -132,7 +133,7 @@ func TestOpenTree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	left := o.mapFile(temporary + "routes.map-1")
+	left := o.mapFile(atomicfile.Temporary + "routes.map-1")
 	if err := os.WriteFile(left, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cutover/cutover/internal/atomicfile"
 	"github.com/cutover/cutover/internal/procfs"
 )
 
@@ -39,7 +40,7 @@ func BootstrapLua(options Options) error {
 			return fmt.Errorf("nginx: write the Frame %s: %w", tree, err)
 		}
 	}
-	if err := relink(p.current(), filepath.Join("frames", digest)); err != nil {
+	if err := atomicfile.Symlink(filepath.Join("frames", digest), p.current()); err != nil {
 		return fmt.Errorf("nginx: publish the Frame: %w", err)
 	}
 	return finishBootstrap(o)
@@ -68,39 +69,31 @@ func makeDirs(names ...string) error {
 
 // writeTree writes a directory of files under a temporary name and renames it: it is there whole, or not.
 func writeTree(parent, name string, files map[string][]byte) error {
-	tmp, err := os.MkdirTemp(parent, ".new-")
+	tmp, err := os.MkdirTemp(parent, atomicfile.Temporary)
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp) // nothing is left of it after the rename
 	for file, data := range files {
-		if err := writeNew(filepath.Join(tmp, file), data); err != nil {
+		if err := atomicfile.Create(filepath.Join(tmp, file), data); err != nil {
 			return err
 		}
 	}
-	if err := syncDir(tmp); err != nil {
+	if err := atomicfile.SyncDir(tmp); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, filepath.Join(parent, name)); err != nil {
 		return err
 	}
-	return syncDir(parent)
+	return atomicfile.SyncDir(parent)
 }
 
 // clearLeft removes what an agent that was killed left half written. Only a starting agent may: Bootstrap runs beside one
 // that works.
 func clearLeft(dirs ...string) error {
 	for _, dir := range dirs {
-		for _, pattern := range []string{".new-*", "*.new"} { // of writeTree, of replace
-			left, err := filepath.Glob(filepath.Join(dir, pattern))
-			if err != nil {
-				return err
-			}
-			for _, name := range left {
-				if err := os.RemoveAll(name); err != nil {
-					return err
-				}
-			}
+		if err := atomicfile.Clean(dir); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -119,7 +112,7 @@ func linkInclude(o Options) error {
 		if err := os.Symlink(current, link); err != nil {
 			return fmt.Errorf("nginx: %w (make it by hand: ln -s %s %s)", err, current, link)
 		}
-		return syncDir(filepath.Dir(link))
+		return atomicfile.SyncDir(filepath.Dir(link))
 	case err != nil || target != current:
 		return fmt.Errorf("nginx: %s is not a link to %s: move it away, then ln -s %s %s", link, current, current, link)
 	}

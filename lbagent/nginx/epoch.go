@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cutover/cutover/internal/atomicfile"
 	"github.com/cutover/cutover/internal/flock"
 	"github.com/cutover/cutover/lbagent/driver"
 )
@@ -33,7 +34,7 @@ func nextEpoch(p paths) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return last + 1, replace(p.epoch(), fmt.Appendf(nil, "%d\n", last+1))
+	return last + 1, atomicfile.Write(p.epoch(), fmt.Appendf(nil, "%d\n", last+1))
 }
 
 // readEpoch reads the epoch of the agent that was started last; 0 if there was none.

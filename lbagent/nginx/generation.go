@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cutover/cutover/internal/atomicfile"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/nginx/sectionfile"
 )
@@ -147,7 +148,7 @@ func reloadFrameDigest(o Options) (string, error) {
 // ("": there is none) are linked, not written again.
 func writeGeneration(o Options, n uint64, sections map[string]driver.Section, prev string, changed map[string]bool) error {
 	p := paths{o.Dir}
-	tmp, err := os.MkdirTemp(p.gens(), ".new-")
+	tmp, err := os.MkdirTemp(p.gens(), atomicfile.Temporary)
 	if err != nil {
 		return err
 	}
@@ -160,7 +161,7 @@ func writeGeneration(o Options, n uint64, sections map[string]driver.Section, pr
 	if err != nil {
 		return err
 	}
-	if err := writeNew(filepath.Join(tmp, numberFile), number); err != nil {
+	if err := atomicfile.Create(filepath.Join(tmp, numberFile), number); err != nil {
 		return err
 	}
 	frame, err := renderFrame(o, sections)
@@ -171,10 +172,10 @@ func writeGeneration(o Options, n uint64, sections map[string]driver.Section, pr
 	if err != nil {
 		return err
 	}
-	if err := writeNew(filepath.Join(tree, frameFile), frame); err != nil {
+	if err := atomicfile.Create(filepath.Join(tree, frameFile), frame); err != nil {
 		return err
 	}
-	if err := writeNew(filepath.Join(tree, frameDigest), []byte(digest+"\n")); err != nil {
+	if err := atomicfile.Create(filepath.Join(tree, frameDigest), []byte(digest+"\n")); err != nil {
 		return err
 	}
 	for app, s := range sections {
@@ -193,18 +194,18 @@ func writeGeneration(o Options, n uint64, sections map[string]driver.Section, pr
 			if data == nil {
 				continue
 			}
-			if err := writeNew(filepath.Join(tree, name), data); err != nil {
+			if err := atomicfile.Create(filepath.Join(tree, name), data); err != nil {
 				return err
 			}
 		}
 	}
-	if err := errors.Join(syncDir(filepath.Join(tree, sectionsDir)), syncDir(tree), syncDir(tmp)); err != nil {
+	if err := errors.Join(atomicfile.SyncDir(filepath.Join(tree, sectionsDir)), atomicfile.SyncDir(tree), atomicfile.SyncDir(tmp)); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, p.generation(n)); err != nil {
 		return err
 	}
-	return syncDir(p.gens())
+	return atomicfile.SyncDir(p.gens())
 }
 
 // generations lists the numbers of the generations on disk, sorted.
@@ -251,7 +252,7 @@ func readGeneration(p paths, n uint64) (map[string]driver.Section, error) {
 
 // publishGeneration points current to generation n.
 func publishGeneration(p paths, n uint64) error {
-	return relink(p.current(), filepath.Join("gens", generationName(n), treeDir))
+	return atomicfile.Symlink(filepath.Join("gens", generationName(n), treeDir), p.current())
 }
 
 // BootstrapReload makes Dir hold a valid generation for the reload driver and clears what would keep nginx from starting.

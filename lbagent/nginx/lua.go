@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cutover/cutover/internal/atomicfile"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/nginx/probe"
 	"github.com/cutover/cutover/lbagent/nginx/sectionfile"
@@ -234,6 +235,9 @@ func (d *Lua) Stage(ctx context.Context, want driver.Section) error {
 		err := fmt.Errorf("section of %d bytes, the limit is %d", len(text), sectionfile.MaxSize)
 		return &driver.RefusedError{Checker: "cutover section check", Output: err.Error(), Err: err}
 	}
+	if err := stageContract(d.o); err != nil {
+		return err
+	}
 	return d.checkBase(ctx)
 }
 
@@ -248,12 +252,12 @@ func (d *Lua) Publish(ctx context.Context, want driver.Section) error {
 	err := fenced(ctx, d.p, d.epoch, func() error {
 		name := d.p.sectionFile(s.App)
 		if driver.Digest(s) != "" {
-			return replace(name, sectionfile.File(s))
+			return atomicfile.Write(name, sectionfile.File(s))
 		}
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		return syncDir(d.p.apps())
+		return atomicfile.SyncDir(d.p.apps())
 	})
 	if err != nil {
 		return fmt.Errorf("nginx: publish %s: %w", s.App, err)

@@ -13,7 +13,7 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/google/renameio/v2"
+	"github.com/cutover/cutover/internal/atomicfile"
 )
 
 // FileFormat is the version of the token file.
@@ -115,7 +115,7 @@ func SaveTokens(path string, t *Tokens) error {
 	if err != nil {
 		return fmt.Errorf("auth: encoding token file: %w", err)
 	}
-	if err := renameio.WriteFile(path, append(data, '\n'), fileMode); err != nil {
+	if err := atomicfile.Write(path, append(data, '\n')); err != nil {
 		return fmt.Errorf("auth: writing token file: %w", err)
 	}
 	return nil
@@ -139,7 +139,7 @@ func LoadOrCreateSecret(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := renameio.WriteFile(path, []byte(token+"\n"), fileMode); err != nil {
+	if err := atomicfile.Write(path, []byte(token+"\n")); err != nil {
 		return "", fmt.Errorf("auth: writing token: %w", err)
 	}
 	return token, nil

@@ -3,6 +3,8 @@ package journal
 import (
 	"io"
 	"os"
+
+	"github.com/cutover/cutover/internal/atomicfile"
 )
 
 // File is what the Journal needs of an open file.
@@ -43,15 +45,5 @@ func (OS) Link(from, to string) error { return os.Link(from, to) }
 // Remove is os.Remove.
 func (OS) Remove(name string) error { return os.Remove(name) }
 
-// SyncDir opens the directory and fsyncs it.
-func (OS) SyncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
+// SyncDir fsyncs the directory.
+func (OS) SyncDir(dir string) error { return atomicfile.SyncDir(dir) }

@@ -11,6 +11,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
+
+	"github.com/cutover/cutover/internal/atomicfile"
 )
 
 // This file opens the state file, and refuses one that is not whole. A store that forgot must never pass for a new one:
@@ -87,11 +89,7 @@ func create(path string) (err error) {
 		return err
 	}
 	// The name of a new file is durable only with its folder.
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return atomicfile.SyncDir(dir)
 }
 
 // whole reads everything once: what is damaged shows now, and not in the middle of a Deploy.
