@@ -130,6 +130,12 @@ func TestCheckNamesWhatTheBaseLacks(t *testing.T) {
 		if _, err := p.driver.Check(within(t)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v; want it to say %q", tt.name, err, tt.want)
 		}
+		// A vote must not rest on the last Check: nginx -t passes without the include, and all routes would be gone at the
+		// owner's next reload.
+		var refused *driver.RefusedError
+		if err := p.driver.Stage(within(t), driver.Section{App: "shop"}); !errors.As(err, &refused) {
+			t.Errorf("%s: Stage says %v, want it refused", tt.name, err)
+		}
 	}
 	if err := os.WriteFile(p.options.BaseConfig, base, 0o600); err != nil {
 		t.Fatal(err)

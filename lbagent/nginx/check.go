@@ -253,3 +253,13 @@ func checkContract(o Options) error {
 	}
 	return linkInclude(o)
 }
+
+// stageContract is checkContract as a vote: a base that lost the include passes nginx -t, and would lose every route at
+// its owner's next reload.
+func stageContract(o Options) error {
+	err := checkContract(o)
+	if err == nil {
+		return nil
+	}
+	return &driver.RefusedError{Checker: "the contract with the base configuration", Output: err.Error(), Err: err}
+}

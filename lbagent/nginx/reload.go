@@ -194,6 +194,9 @@ func (d *Reload) Stage(ctx context.Context, want driver.Section) error {
 	if err := sectionfile.Check(want); err != nil {
 		return &driver.RefusedError{Checker: "cutover section check", Output: err.Error(), Err: err}
 	}
+	if err := stageContract(d.o); err != nil {
+		return err
+	}
 	if err := d.checkBase(ctx); err != nil {
 		return err
 	}
