@@ -44,7 +44,7 @@ func (s *State) Evidence(app string) Evidence {
 		ev.Process, ev.ReadAt, ev.Digest, ev.Routes = r.process, r.at, r.section.Digest, r.section.Routes
 		for _, row := range r.section.Rows {
 			st := UpstreamStatus{Name: row.Name, Address: row.Address, Weight: row.Weight, Mode: row.Mode, Registered: true,
-				Healthy: row.Green, Status: row.Status, Sessions: row.Sessions, TaskID: tasks[row.Name]}
+				Healthy: row.Green || r.steady[row.Name], Status: row.Status, Sessions: row.Sessions, TaskID: tasks[row.Name]}
 			if d, ok := draining[row.Name]; ok && !d.Held && row.Mode == driver.Draining && row.Sessions == 0 && l.provenByReading() {
 				st.Drained, st.Forced = true, l.cut[row.Name]
 			}
@@ -161,7 +161,7 @@ func fingerprint(r *reading) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %d %d %d", r.section.Digest, r.process.MasterPID, r.process.WorkerPID, r.process.StartedAt.UnixNano())
 	for _, row := range r.section.Rows {
-		fmt.Fprintf(&b, " %s %t %t %t", row.Name, row.Green, row.Red, row.Sessions > 0)
+		fmt.Fprintf(&b, " %s %t %t %t", row.Name, row.Green || r.steady[row.Name], row.Red, row.Sessions > 0)
 	}
 	return b.String()
 }

@@ -92,6 +92,27 @@ type reading struct {
 	at      time.Time
 	process driver.Process
 	section driver.SectionReading
+	// steady are the rows that were green in the reading before and whose checks are neither green nor red now: one is in
+	// flight. The proxy goes on routing to them, so they are told as healthy; a proof still waits for green.
+	steady map[string]bool
+}
+
+// stay fills in steady, from the reading before.
+func (r *reading) stay(before *reading) {
+	if before == nil || before.process != r.process {
+		return
+	}
+	for _, row := range r.section.Rows {
+		if row.Green || row.Red {
+			continue
+		}
+		if was := before.row(row.Name); was != nil && (was.Green || before.steady[row.Name]) {
+			if r.steady == nil {
+				r.steady = map[string]bool{}
+			}
+			r.steady[row.Name] = true
+		}
+	}
 }
 
 func (r *reading) row(name string) *driver.Row {

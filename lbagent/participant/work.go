@@ -201,7 +201,9 @@ func (m *stepper) stepReading(ev Reading) {
 		if l.reading != nil && l.reading.started.After(ev.Started) {
 			return
 		}
-		l.reading = &reading{started: ev.Started, at: ev.Reading.At, process: proc, section: ev.Reading.Sections[app]}
+		now := &reading{started: ev.Started, at: ev.Reading.At, process: proc, section: ev.Reading.Sections[app]}
+		now.stay(l.reading)
+		l.reading = now
 		if f := fingerprint(l.reading); f != l.reported {
 			l.reported = f
 			m.reports[app] = true
