@@ -26,26 +26,30 @@ func (w *proxyWatch) follow(p driver.Process) {
 	if p == (driver.Process{}) {
 		return
 	}
-	gone, quit := make(chan struct{}), make(chan struct{})
+	gone := make(chan struct{})
 	var once sync.Once
 	tell := func() { once.Do(func() { close(gone) }) }
 	var wg sync.WaitGroup
+	var watches []*pidfd.Watch
 	for _, pid := range []int{p.MasterPID, p.WorkerPID} {
 		watch, err := pidfd.Open(pid)
 		if err != nil {
 			tell() // it has ended since it was read
 			continue
 		}
+		watches = append(watches, watch)
 		wg.Go(func() {
-			defer watch.Close()
-			select {
-			case <-watch.Done():
+			if watch.Wait() {
 				tell()
-			case <-quit:
 			}
 		})
 	}
-	w.gone, w.stop = gone, func() { close(quit); wg.Wait() }
+	w.gone, w.stop = gone, func() {
+		for _, watch := range watches {
+			watch.Close()
+		}
+		wg.Wait()
+	}
 }
 
 func (w *proxyWatch) close() {

@@ -12,9 +12,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/cutover/cutover/internal/flock"
+	"github.com/cutover/cutover/internal/pidfd"
 )
 
 // stopGrace is how long a process may take to end after SIGTERM before its group is killed.
@@ -171,24 +170,19 @@ func (k *keeper) stop(id Identity, done <-chan struct{}) {
 
 // watch returns a channel that is closed when a process that is not our child has ended.
 func watch(id Identity) (<-chan struct{}, error) {
-	fd, err := unix.PidfdOpen(id.PID, 0)
+	w, err := pidfd.Open(id.PID)
 	if err != nil {
 		return nil, err
 	}
 	if !id.Alive() { // between the check and the open the pid may have changed hands
-		_ = unix.Close(fd)
+		w.Close()
 		return nil, os.ErrProcessDone
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		defer unix.Close(fd)
-		for {
-			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
-			if n > 0 || (err != nil && !errors.Is(err, unix.EINTR)) {
-				return
-			}
-		}
+		defer w.Close()
+		w.Wait()
 	}()
 	return done, nil
 }

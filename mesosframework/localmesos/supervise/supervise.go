@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cutover/cutover/internal/flock"
+	"github.com/cutover/cutover/internal/pidfd"
 	"github.com/cutover/cutover/mesosframework/localmesos/supervise/warden"
 )
 
@@ -40,7 +41,7 @@ type Task struct {
 	dir    string
 	pid    int // of the warden
 	proc   warden.Process
-	pidfd  *os.File
+	pidfd  *pidfd.Watch
 	done   chan struct{}
 	gone   chan struct{} // closed when the watching has ended
 	once   sync.Once
@@ -173,37 +174,25 @@ func (t *Task) readProcess(name string) (warden.Process, error) {
 // poller: it costs a goroutine, no thread.
 func (t *Task) watch() error {
 	t.done, t.gone = make(chan struct{}), make(chan struct{})
-	fd, err := unix.PidfdOpen(t.pid, unix.PIDFD_NONBLOCK)
-	if err != nil {
-		if errors.Is(err, unix.ESRCH) {
-			t.finish()
-			close(t.gone)
-			return nil
-		}
-		return fmt.Errorf("watch the warden of %s: pidfd_open: %w", t.dir, err)
+	var err error
+	t.pidfd, err = pidfd.Open(t.pid)
+	if errors.Is(err, unix.ESRCH) {
+		t.finish()
+		close(t.gone)
+		return nil
 	}
-	t.pidfd = os.NewFile(uintptr(fd), "pidfd")
-	conn, err := t.pidfd.SyscallConn()
 	if err != nil {
-		_ = t.pidfd.Close()
-		return fmt.Errorf("watch the warden of %s: %w", t.dir, err)
+		return fmt.Errorf("the warden of %s: %w", t.dir, err)
 	}
 	go func() {
 		defer close(t.gone)
-		ended := false
-		_ = conn.Read(func(fd uintptr) bool {
-			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-			n, _ := unix.Poll(p, 0)
-			ended = n > 0
-			return ended
-		})
-		if !ended {
+		if !t.pidfd.Wait() {
 			return // released
 		}
 		// Reap it if it is ours; otherwise this does nothing.
 		_, _ = syscall.Wait4(t.pid, nil, syscall.WNOHANG, nil)
 		t.finish()
-		_ = t.pidfd.Close()
+		t.pidfd.Close()
 	}()
 	return nil
 }
@@ -264,7 +253,7 @@ func (t *Task) Signal(sig syscall.Signal) error {
 func (t *Task) Release() {
 	t.once.Do(func() {
 		if t.pidfd != nil {
-			_ = t.pidfd.Close()
+			t.pidfd.Close()
 		}
 	})
 	<-t.gone
