@@ -98,9 +98,11 @@ func (d *Reload) lookOnce(ctx context.Context) (cohort, error) {
 	c := cohort{generation: n, family: f, version: w.version, frame: w.frame, oldest: f.current[0].StartTicks}
 	for _, s := range f.current {
 		c.oldest = min(c.oldest, s.StartTicks)
-		runs, err := d.prove(s, n)
-		if err != nil || !runs {
-			return c, fmt.Errorf("%w: worker %d does not hold the socket of generation %d (%v)", errUnsettled, s.PID, n, err)
+		switch runs, err := d.prove(s, n); {
+		case err != nil:
+			return c, fmt.Errorf("%w: whether worker %d holds the socket of generation %d: %w", errUnsettled, s.PID, n, err)
+		case !runs:
+			return c, fmt.Errorf("%w: worker %d does not hold the socket of generation %d", errUnsettled, s.PID, n)
 		}
 	}
 	c.id = fmt.Sprintf("gen-%d.%d.%d", n, f.master.StartTicks, c.oldest)

@@ -89,7 +89,7 @@ func (d *Reload) reload(ctx context.Context, before cohort, target uint64) (coho
 		}
 		select {
 		case <-ctx.Done():
-			return before, fmt.Errorf("%w: nginx was told to reload and runs generation %d, not %d (%v); look in %s", driver.ErrProxyMismatch, before.generation, target, cmp.Or(err, ctx.Err()), cmp.Or(logName, "its error log"))
+			return before, fmt.Errorf("%w: nginx was told to reload and runs generation %d, not %d (%w); look in %s", driver.ErrProxyMismatch, before.generation, target, cmp.Or(err, ctx.Err()), cmp.Or(logName, "its error log"))
 		case <-tick.C:
 		}
 	}
