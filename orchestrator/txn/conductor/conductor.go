@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -111,6 +112,8 @@ type host struct {
 	// suspects are the Apps to compare with the committed state: something about them changed.
 	suspects map[string]bool
 
+	// forgot is what this Host holds and the store does not know, or "". Written by the loop, read by Hosts.
+	forgot    atomic.Pointer[string]
 	syncing   bool
 	syncTries int
 	syncAt    time.Time // not before
@@ -332,6 +335,11 @@ func (c *Conductor) Hosts() []txn.HostInfo {
 	out := make([]txn.HostInfo, 0, len(links))
 	for _, l := range links {
 		i := l.Info()
+		if h := c.hosts[i.Host.Name]; h != nil && i.Problem == "" {
+			if why := h.forgot.Load(); why != nil {
+				i.Problem = *why
+			}
+		}
 		out = append(out, txn.HostInfo{
 			Name: i.Host.Name, Group: i.Host.Group, AgentURL: i.Host.AgentURL, Connected: i.Connected, Problem: i.Problem,
 			LastSeen: i.LastSeen, State: i.State, Sections: i.Sections,

@@ -188,6 +188,9 @@ func (c *Conductor) behind(o *transaction, h *host) string {
 		if s := c.sections[ch.key]; s != nil {
 			committed = s.committed
 		}
+		if report.GetVersion().GetTxn() > committed.GetVersion().GetTxn() {
+			return "it holds a version of " + ch.key.App + " that this orchestrator's store does not know: the store was lost or is an older copy"
+		}
 		if report.GetVersion().GetTxn() != committed.GetVersion().GetTxn() {
 			return "it does not hold the committed version yet"
 		}
@@ -212,6 +215,11 @@ func syncPause(n int) time.Duration {
 // about to change it.
 func (c *Conductor) reconcile(h *host) {
 	if !h.up || h.syncing || !h.reports.Known {
+		return
+	}
+	forgotten := c.forgotten(h)
+	c.noteForgotten(h, forgotten)
+	if forgotten != "" {
 		return
 	}
 	app, why := c.disagreement(h)
