@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -38,21 +37,10 @@ const (
 // Lua drives nginx with the http-lua module. It is safe for concurrent use for different Apps. Publish, then Converge; all
 // routable changes of one App are one write to the shared dictionary, so there is no moment in between (NEVER-ZERO).
 type Lua struct {
-	o       Options
-	p       paths
-	log     *slog.Logger
-	frame   string
-	control *control
-	checker *checker
-	prober  *probe.Prober
-	client  *probe.Client
+	common
 	epoch   uint64
 	counter atomic.Uint64
 	met     atomic.Bool // the red upstreams that the workers hold were read once
-
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
 
 	mu     sync.Mutex
 	family family // as last seen
@@ -82,40 +70,15 @@ func NewLua(options Options) (*Lua, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nginx: %w", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	d := &Lua{
-		o: o, p: p, log: o.Logger.With("proxy", "nginx-lua"), frame: frame,
-		control: newControl(p.agentSocket()), checker: newChecker(ctx, o),
-		client: &probe.Client{ProbeSocket: p.probeSocket(), ConnectSocket: p.connectSocket()},
-		epoch:  epoch, ctx: ctx, cancel: cancel,
-	}
-	d.prober = probe.New(probe.Config{
-		Client: d.client, Alive: d.alive, Changed: d.tellRed, Concurrency: o.ProbeConcurrency, Logger: d.log,
-	})
-	for app, s := range sections {
-		d.prober.Set(app, targets(s))
-	}
+	d := &Lua{epoch: epoch}
+	d.open(o, "nginx-lua", frame)
+	d.check(probe.Config{Changed: d.tellRed}, sections)
 	d.wg.Go(d.watch)
 	return d, nil
 }
 
-// Close ends the driver's goroutines. nginx runs on.
-func (d *Lua) Close() error {
-	d.cancel()
-	d.prober.Close()
-	d.wg.Wait()
-	d.checker.wait()
-	d.control.client.CloseIdleConnections()
-	return nil
-}
-
 // nextWrite is the next fencing number.
 func (d *Lua) nextWrite() uint64 { return d.epoch<<epochShift | d.counter.Add(1) }
-
-func (d *Lua) alive(ctx context.Context) bool {
-	_, err := d.control.whoami(ctx)
-	return err == nil
-}
 
 // watch notices a restarted or reloaded nginx when nobody reads. Until it has met the workers once it looks more often.
 func (d *Lua) watch() {
@@ -201,10 +164,7 @@ func (d *Lua) Check(ctx context.Context) (driver.Info, error) {
 	if err != nil {
 		return driver.Info{}, err
 	}
-	if w.frame != d.frame {
-		return driver.Info{}, fmt.Errorf("%w: nginx runs the Frame %s, published is %s: kill -HUP %d", driver.ErrProxyMismatch, w.frame, d.frame, f.master.PID)
-	}
-	if err := ownsListeners(f.master.PID, d.o.Listen); err != nil {
+	if err := d.serves(f, w.frame); err != nil {
 		return driver.Info{}, err
 	}
 	return driver.Info{
@@ -228,8 +188,8 @@ func (d *Lua) checkBase(ctx context.Context) error {
 func (d *Lua) Stage(ctx context.Context, want driver.Section) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	if err := sectionfile.Check(want); err != nil {
-		return &driver.RefusedError{Checker: "cutover section check", Output: err.Error(), Err: err}
+	if err := checkSection(want); err != nil {
+		return err
 	}
 	if text := sectionfile.Encode(want, d.epoch<<epochShift); len(text) > sectionfile.MaxSize {
 		err := fmt.Errorf("section of %d bytes, the limit is %d", len(text), sectionfile.MaxSize)
@@ -409,13 +369,6 @@ func (d *Lua) Read(ctx context.Context, apps ...string) (driver.Reading, error) 
 	return out, nil
 }
 
-// Request sends one real request to an upstream through one of nginx's workers.
-func (d *Lua) Request(ctx context.Context, app, name, host string) error {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	return request(ctx, d.client, d.prober, app, name, host)
-}
-
 // Cut shuts down the connections of all workers, leaving ones included, to a Draining upstream. nginx sees the upstream
 // close, ends the requests, and the count of sessions goes down by itself; nothing here declares them gone.
 func (d *Lua) Cut(ctx context.Context, app, name string) error {
@@ -458,12 +411,5 @@ func (d *Lua) PublishedDigest(_ context.Context, app string) (string, error) {
 	if err := sectionfile.CheckApp(app); err != nil {
 		return "", err
 	}
-	s, err := readSection(d.p.sectionFile(app))
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	return driver.Digest(s), nil
+	return fileDigest(d.p.sectionFile(app))
 }

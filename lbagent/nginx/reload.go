@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -23,18 +22,7 @@ import (
 // upstreams are known to the agent alone, which checks them through nginx's workers. It is safe for concurrent use for
 // different Apps; changes that are published when a reload starts share it.
 type Reload struct {
-	o       Options
-	p       paths
-	log     *slog.Logger
-	frame   string
-	control *control
-	checker *checker
-	prober  *probe.Prober
-	client  *probe.Client
-
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	common
 
 	publishing chan struct{} // 1: one writer of generations
 	reloading  chan struct{} // 1: one reload
@@ -79,40 +67,16 @@ func NewReload(options Options) (*Reload, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	d := &Reload{
-		o: o, p: p, log: o.Logger.With("proxy", "nginx-reload"), frame: frame,
-		control: newControl(p.agentSocket()), checker: newChecker(ctx, o),
-		client: &probe.Client{ProbeSocket: p.probeSocket(), ConnectSocket: p.connectSocket()},
-		ctx:    ctx, cancel: cancel,
 		publishing: make(chan struct{}, 1), reloading: make(chan struct{}, 1),
 		published: published, sections: sections,
 		warm: map[string][]driver.Upstream{}, draining: map[upstreamKey]uint64{},
 		proved: map[workerKey]uint64{}, loaded: map[uint64]map[string]driver.Section{},
 	}
-	d.prober = probe.New(probe.Config{
-		Client: d.client, Alive: d.alive, Generation: d.generationOf, Concurrency: o.ProbeConcurrency, Logger: d.log,
-	})
-	for app, s := range sections {
-		d.prober.Set(app, targets(s))
-	}
+	d.open(o, "nginx-reload", frame)
+	d.check(probe.Config{Generation: d.generationOf}, sections)
 	d.wg.Go(d.watch)
 	return d, nil
-}
-
-// Close ends the driver's goroutines. nginx runs on.
-func (d *Reload) Close() error {
-	d.cancel()
-	d.prober.Close()
-	d.wg.Wait()
-	d.checker.wait()
-	d.control.client.CloseIdleConnections()
-	return nil
-}
-
-func (d *Reload) alive(ctx context.Context) bool {
-	_, err := d.control.whoami(ctx)
-	return err == nil
 }
 
 func (d *Reload) watch() {
@@ -157,10 +121,7 @@ func (d *Reload) Check(ctx context.Context) (driver.Info, error) {
 	if err != nil {
 		return driver.Info{}, err
 	}
-	if c.frame != d.frame {
-		return driver.Info{}, fmt.Errorf("%w: nginx runs the Frame %s, published is %s: kill -HUP %d", driver.ErrProxyMismatch, c.frame, d.frame, c.family.master.PID)
-	}
-	if err := ownsListeners(c.family.master.PID, d.o.Listen); err != nil {
+	if err := d.serves(c.family, c.frame); err != nil {
 		return driver.Info{}, err
 	}
 	return driver.Info{
@@ -191,8 +152,8 @@ func (d *Reload) checkBase(ctx context.Context) error {
 func (d *Reload) Stage(ctx context.Context, want driver.Section) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	if err := sectionfile.Check(want); err != nil {
-		return &driver.RefusedError{Checker: "cutover section check", Output: err.Error(), Err: err}
+	if err := checkSection(want); err != nil {
+		return err
 	}
 	if err := stageContract(d.o); err != nil {
 		return err
@@ -434,13 +395,6 @@ func (d *Reload) Read(ctx context.Context, apps ...string) (driver.Reading, erro
 	return out, nil
 }
 
-// Request sends one real request to an upstream through one of nginx's workers.
-func (d *Reload) Request(ctx context.Context, app, name, host string) error {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	return request(ctx, d.client, d.prober, app, name, host)
-}
-
 // Cut shuts down the connections of all workers, leaving ones included, to a Draining upstream.
 func (d *Reload) Cut(ctx context.Context, app, name string) error {
 	ctx, cancel := bounded(ctx)
@@ -493,12 +447,5 @@ func (d *Reload) PublishedDigest(_ context.Context, app string) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	s, err := readSection(filepath.Join(d.p.tree(n), sectionsDir, app+sectionSuffix))
-	if errors.Is(err, os.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	return driver.Digest(s), nil
+	return fileDigest(filepath.Join(d.p.tree(n), sectionsDir, app+sectionSuffix))
 }
