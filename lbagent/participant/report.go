@@ -145,8 +145,12 @@ func (s *State) Problems() []string {
 	if s.readErr != nil {
 		out = append(out, fmt.Sprintf("the proxy cannot be read: %v", s.readErr))
 	}
-	for _, app := range s.Apps() {
-		if t := s.openOn(app); t != nil && t.Phase == RestoreFailedPhase && t.Refusal != nil {
+	for _, id := range s.openIDs() { // never all Apps: this is asked for every message of every Watch
+		t := s.txn(id)
+		if t.Phase != RestoreFailedPhase || t.Refusal == nil {
+			continue
+		}
+		for _, app := range t.names() {
 			out = append(out, fmt.Sprintf("%s is not restored: %s", app, t.Refusal.Message))
 		}
 		if len(out) > 16 {
