@@ -29,42 +29,17 @@ func (s *Store) Watch(ctx context.Context, from store.Revision) (<-chan store.Ba
 	default:
 	}
 	ch := make(chan store.Batch, 16)
-	s.done.Go(func() { s.feed(ctx, from, ch) })
+	s.done.Go(func() { store.Feed(ctx, s.closing, from, ch, s.next) })
 	return ch, nil
 }
 
-func (s *Store) feed(ctx context.Context, from store.Revision, ch chan<- store.Batch) {
-	defer close(ch)
-	for {
-		// Taken before the read, so a Commit after the read closes this very channel.
-		s.mu.Lock()
-		changed := s.changed
-		s.mu.Unlock()
-		batches, err := s.replay(from)
-		if err != nil {
-			return
-		}
-		for _, b := range batches {
-			select {
-			case ch <- b:
-				from = b.Revision
-			case <-ctx.Done():
-				return
-			case <-s.closing:
-				return
-			}
-		}
-		if len(batches) > 0 {
-			continue
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		case <-s.closing:
-			return
-		}
-	}
+// next reads what follows from. The channel is taken before the read, so a Commit after it closes this very one.
+func (s *Store) next(from store.Revision) ([]store.Batch, <-chan struct{}, error) {
+	s.mu.Lock()
+	changed := s.changed
+	s.mu.Unlock()
+	batches, err := s.replay(from)
+	return batches, changed, err
 }
 
 // replay reads the next batches after from.

@@ -134,54 +134,27 @@ func (s *Store) Watch(ctx context.Context, from store.Revision) (<-chan store.Ba
 	if s.isClosed() {
 		return nil, store.ErrClosed
 	}
-	if _, _, ok := s.next(from); !ok {
-		return nil, fmt.Errorf("watch from revision %d, the store is at %d: %w", from, s.revision, store.ErrCompacted)
+	if _, _, err := s.nextLocked(from); err != nil {
+		return nil, err
 	}
 	ch := make(chan store.Batch, 16)
-	s.watches.Go(func() { s.feed(ctx, from, ch) })
+	s.watches.Go(func() { store.Feed(ctx, s.closed, from, ch, s.next) })
 	return ch, nil
 }
 
-// feed sends everything after from to ch, and closes ch when ctx or the store ends or the history has moved on.
-func (s *Store) feed(ctx context.Context, from store.Revision, ch chan<- store.Batch) {
-	defer close(ch)
-	for {
-		s.mu.Lock()
-		batches, changed, ok := s.next(from)
-		s.mu.Unlock()
-		if !ok {
-			return
-		}
-		for _, b := range batches {
-			select {
-			case ch <- b:
-				from = b.Revision
-			case <-ctx.Done():
-				return
-			case <-s.closed:
-				return
-			}
-		}
-		if len(batches) > 0 {
-			continue
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		case <-s.closed:
-			return
-		}
-	}
+// next returns copies of the kept batches after from, and the channel that tells of the next one.
+func (s *Store) next(from store.Revision) (batches []store.Batch, changed <-chan struct{}, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nextLocked(from)
 }
 
-// next returns copies of the kept batches after from, and the channel that tells of the next one. s.mu must be held.
-func (s *Store) next(from store.Revision) (batches []store.Batch, changed <-chan struct{}, ok bool) {
+func (s *Store) nextLocked(from store.Revision) (batches []store.Batch, changed <-chan struct{}, err error) {
 	if from == s.revision {
-		return nil, s.changed, true
+		return nil, s.changed, nil
 	}
 	if from > s.revision || len(s.history) == 0 || s.history[0].Revision > from+1 {
-		return nil, nil, false
+		return nil, nil, fmt.Errorf("watch from revision %d, the store is at %d: %w", from, s.revision, store.ErrCompacted)
 	}
 	for _, b := range s.history[from+1-s.history[0].Revision:] {
 		c := store.Batch{Revision: b.Revision, Changes: slices.Clone(b.Changes)}
@@ -190,7 +163,7 @@ func (s *Store) next(from store.Revision) (batches []store.Batch, changed <-chan
 		}
 		batches = append(batches, c)
 	}
-	return batches, s.changed, true
+	return batches, s.changed, nil
 }
 
 // Revision implements store.Store.
