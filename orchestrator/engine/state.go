@@ -219,20 +219,13 @@ func chunks(early, late []store.Op) [][]store.Op {
 	if all := append(slices.Clone(early), late...); fits(all) {
 		return [][]store.Op{all}
 	}
-	var out [][]store.Op
+	return append(pack(early), pack(late)...)
+}
+
+// pack fills one Commit after the other, in order.
+func pack(ops []store.Op) (out [][]store.Op) {
 	var part []store.Op
-	for _, op := range early {
-		if next := append(part, op); !fits(next) && len(part) > 0 {
-			out, part = append(out, part), []store.Op{op}
-		} else {
-			part = next
-		}
-	}
-	if len(part) > 0 {
-		out = append(out, part)
-	}
-	part = nil
-	for _, op := range late {
+	for _, op := range ops {
 		if next := append(part, op); !fits(next) && len(part) > 0 {
 			out, part = append(out, part), []store.Op{op}
 		} else {
