@@ -95,9 +95,15 @@ func (r *rig) publishedDigest(app string) string {
 	return digest
 }
 
-// eventually calls check until it returns nil, or fails the test with its last error at the Deadline.
+// eventually is Eventually of the rig.
 func (r *rig) eventually(what string, check func() error) {
 	r.Helper()
+	Eventually(r, what, check)
+}
+
+// Eventually calls check until it returns nil, or fails the test with its last error at the Deadline.
+func Eventually(t testing.TB, what string, check func() error) {
+	t.Helper()
 	end := time.Now().Add(Deadline)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -107,7 +113,7 @@ func (r *rig) eventually(what string, check func() error) {
 			return
 		}
 		if time.Now().After(end) {
-			r.Fatalf("%s: %v", what, err)
+			t.Fatalf("%s: %v", what, err)
 		}
 		<-tick.C
 	}

@@ -53,7 +53,7 @@ func (p *testProxy) reading(t testing.TB, app string) driver.SectionReading {
 
 func (p *testProxy) awaitRow(t testing.TB, app, name, what string, ok func(driver.Row) bool) {
 	t.Helper()
-	p.await(t, name+" is "+what, func() error {
+	drivertest.Eventually(t, name+" is "+what, func() error {
 		for _, row := range p.reading(t, app).Rows {
 			if row.Name == name {
 				if ok(row) {
@@ -96,7 +96,7 @@ func TestPoolGrowsUnderLoad(t *testing.T) {
 		p.put(t, app(name, up))
 		apps = append(apps, name)
 	}
-	p.await(t, "more answers", func() error {
+	drivertest.Eventually(t, "more answers", func() error {
 		if n := load.Answered(""); n < 200 {
 			return fmt.Errorf("%d", n)
 		}
@@ -207,7 +207,7 @@ func TestFailedReloadIsTold(t *testing.T) {
 	if err := p.cmd.Process.Signal(syscall.SIGUSR2); err != nil {
 		t.Fatal(err)
 	}
-	p.await(t, "the failed reload is counted", func() error {
+	drivertest.Eventually(t, "the failed reload is counted", func() error {
 		w, err := p.witness()
 		if err == nil && w.procs.failed == 0 {
 			err = errors.New("not yet")
@@ -447,7 +447,7 @@ func TestBackgroundCheckVetoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.put(t, s)
-	p.await(t, "veto", func() error {
+	drivertest.Eventually(t, "veto", func() error {
 		if err := p.driver.Stage(testContext(t), s); !errors.As(err, new(*driver.RefusedError)) {
 			return fmt.Errorf("stage: %w", err)
 		}

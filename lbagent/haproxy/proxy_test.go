@@ -15,7 +15,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -147,7 +146,7 @@ func (p *testProxy) Start(t testing.TB) {
 		_ = cmd.Wait()
 	}()
 	p.cmd, p.exited = cmd, exited
-	p.await(t, "haproxy answers", func() error {
+	drivertest.Eventually(t, "haproxy answers", func() error {
 		w, err := p.witness()
 		if err == nil && w.procs.master != cmd.Process.Pid {
 			err = fmt.Errorf("master %d answers", w.procs.master)
@@ -172,28 +171,13 @@ func (p *testProxy) witness() (witnessed, error) {
 	return w, conn.Close()
 }
 
-func (p *testProxy) await(t testing.TB, what string, check func() error) {
-	t.Helper()
-	end := time.Now().Add(drivertest.Deadline)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		_ = pause(context.Background(), 10*time.Millisecond)
-	}
-}
-
 // Kill ends the master and its workers as by kill -9.
 func (p *testProxy) Kill(t testing.TB) {
 	t.Helper()
 	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
 	<-p.exited
 	// Orphaned workers stay as zombies until init takes notice: they serve nobody.
-	p.await(t, "the workers are gone", func() error {
+	drivertest.Eventually(t, "the workers are gone", func() error {
 		pids, err := procfs.Processes()
 		for _, pid := range pids {
 			if s, gone := procfs.ReadStat(pid); gone == nil && s.Group == p.cmd.Process.Pid {
@@ -214,7 +198,7 @@ func (p *testProxy) OwnerReload(t testing.TB) {
 	if err := p.cmd.Process.Signal(syscall.SIGUSR2); err != nil {
 		t.Fatal(err)
 	}
-	p.await(t, "a new worker answers", func() error {
+	drivertest.Eventually(t, "a new worker answers", func() error {
 		w, err := p.witness()
 		if err == nil && w.info.pid == before.info.pid {
 			err = fmt.Errorf("worker %d still answers", w.info.pid)

@@ -29,7 +29,7 @@ func TestKilledMaster(t *testing.T) {
 			if err := syscall.Kill(master, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "down", func() error {
+			drivertest.Eventually(t, "down", func() error {
 				if _, err := p.driver.Process(within(t)); !errors.Is(err, driver.ErrProxyDown) {
 					return fmt.Errorf("process of a killed master: %w", err)
 				}

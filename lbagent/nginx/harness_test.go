@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -182,7 +181,7 @@ func (p *proxy) spawn(t testing.TB) {
 func (p *proxy) Start(t testing.TB) {
 	t.Helper()
 	p.spawn(t)
-	eventually(t, "nginx answers", func() error {
+	drivertest.Eventually(t, "nginx answers", func() error {
 		_, err := p.driver.Process(within(t))
 		return err
 	})
@@ -202,7 +201,7 @@ func (p *proxy) Kill(t testing.TB) {
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	<-exited
 	for _, pid := range children {
-		eventually(t, "worker ends", func() error {
+		drivertest.Eventually(t, "worker ends", func() error {
 			if _, err := procfs.ReadStat(pid); err == nil {
 				return fmt.Errorf("worker %d lives", pid)
 			}
@@ -224,7 +223,7 @@ func (p *proxy) OwnerReload(t testing.TB) {
 	if err := syscall.Kill(p.master(), syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "new workers", func() error {
+	drivertest.Eventually(t, "new workers", func() error {
 		after := workers(t, p.master())
 		for pid := range after {
 			if before[pid] {
@@ -299,22 +298,5 @@ func (p *proxy) Reopen(t testing.TB) {
 	var err error
 	if p.driver, err = p.kind.open(p.options); err != nil {
 		t.Fatal(err)
-	}
-}
-
-func eventually(t testing.TB, what string, check func() error) {
-	t.Helper()
-	end := time.Now().Add(drivertest.Deadline)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		<-tick.C
 	}
 }

@@ -190,7 +190,7 @@ func TestLuaSessionsOfACrashedWorkerAreGone(t *testing.T) {
 			}
 		}()
 	}
-	eventually(t, "sessions", func() error {
+	drivertest.Eventually(t, "sessions", func() error {
 		if n := p.row(t, "shop", "a-1").Sessions; n != 6 {
 			return fmt.Errorf("%d sessions, want 6", n)
 		}
@@ -204,7 +204,7 @@ func TestLuaSessionsOfACrashedWorkerAreGone(t *testing.T) {
 	for range 6 {
 		<-done
 	}
-	eventually(t, "no sessions", func() error {
+	drivertest.Eventually(t, "no sessions", func() error {
 		reading, err := p.driver.Read(within(t), "shop")
 		if err != nil {
 			return err
@@ -281,7 +281,7 @@ func TestLuaRedOutlivesTheAgent(t *testing.T) {
 	a.SetHealth(http.StatusInternalServerError) // it would answer traffic, and its own check says no
 	red := func() {
 		t.Helper()
-		eventually(t, "red", func() error {
+		drivertest.Eventually(t, "red", func() error {
 			if row := p.row(t, "shop", "a-1"); !row.Red {
 				return fmt.Errorf("%+v", row)
 			}
@@ -301,7 +301,7 @@ func TestLuaRedOutlivesTheAgent(t *testing.T) {
 		t.Errorf("a red upstream got %d requests after a restart of the agent", n)
 	}
 	a.SetHealth(http.StatusOK)
-	eventually(t, "traffic again", func() error {
+	drivertest.Eventually(t, "traffic again", func() error {
 		p.status(t, "/shop")
 		if a.Traffic() == before {
 			return errors.New("none")
@@ -316,7 +316,7 @@ func TestLuaAllRedIs503(t *testing.T) {
 	a := drivertest.NewBackend(t, "a-1")
 	p.serve(t, section("shop", a.Upstream(driver.Serving)))
 	a.SetHealth(http.StatusNotFound)
-	eventually(t, "503", func() error {
+	drivertest.Eventually(t, "503", func() error {
 		if got := p.status(t, "/shop"); got != http.StatusServiceUnavailable {
 			return fmt.Errorf("status %d", got)
 		}

@@ -145,7 +145,7 @@ func TestReloadCountsOlderWorkers(t *testing.T) {
 			resp.Body.Close()
 		}
 	}()
-	eventually(t, "the slow request", func() error {
+	drivertest.Eventually(t, "the slow request", func() error {
 		if p.row(t, "other", "slow-1").Sessions == 0 {
 			return errors.New("no session")
 		}
@@ -157,7 +157,7 @@ func TestReloadCountsOlderWorkers(t *testing.T) {
 	}
 	slow.Release()
 	<-done
-	eventually(t, "drained", func() error {
+	drivertest.Eventually(t, "drained", func() error {
 		if n := p.row(t, "shop", "a-1").Sessions; n != 0 {
 			return fmt.Errorf("%d sessions", n)
 		}
