@@ -38,7 +38,7 @@ var (
 	errStreamOver = errors.New("the master closed the stream")
 )
 
-// fatal marks an error after which subscribing again would do harm or nothing.
+// fatalError marks an error after which subscribing again would do harm or nothing.
 type fatalError struct{ error }
 
 func (e fatalError) Unwrap() error { return e.error }

@@ -34,7 +34,7 @@ func onlyWarm(app string, ups ...driver.Upstream) driver.Section {
 	return driver.Section{App: app, Upstreams: ups}
 }
 
-// modes returns the Section with the named upstreams in the given mode; others are left alone.
+// withMode returns the Section with the named upstreams in the given mode; others are left alone.
 func withMode(s driver.Section, mode driver.Mode, names ...string) driver.Section {
 	s.Upstreams = slices.Clone(s.Upstreams)
 	for i, u := range s.Upstreams {

@@ -245,7 +245,7 @@ func Text(rs []mesos.Resource) string {
 	return strings.Join(parts, "; ")
 }
 
-// TextOne prints one Mesos resource, such as "cpus(allocated: *):0.1".
+// textOne prints one Mesos resource, such as "cpus(allocated: *):0.1".
 func textOne(r mesos.Resource) string {
 	var b strings.Builder
 	b.WriteString(r.Name)
