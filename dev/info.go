@@ -8,7 +8,7 @@ import (
 	"github.com/cutover/cutover/internal/atomicfile"
 )
 
-// Info is dev.json: everything that a tool needs to find this cluster. A stable contract (DESIGN section 9).
+// Info is dev.json: everything that a tool needs to find this cluster. A stable contract: tools rely on it.
 type Info struct {
 	APIURL   string     `json:"api_url"`
 	UIURL    string     `json:"ui_url"`

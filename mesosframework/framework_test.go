@@ -17,7 +17,7 @@ import (
 	"github.com/mesos/mesos-go/api/v1/lib/scheduler"
 )
 
-// The numbers in the names are those of the checklist in facts/mesos.md 6.
+// The numbers in the names are those of a checklist of what the protocol demands of a framework.
 
 func TestMainPath(t *testing.T) {
 	m, o := newFakeMaster(t), newOwner()

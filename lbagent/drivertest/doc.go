@@ -5,7 +5,7 @@
 // A driver's test gives a Harness that starts its proxy; Run does the rest. Nothing here knows a proxy: what differs
 // between them (how an owner reloads, how a port is stolen, how a base configuration is broken) is behind Proxy.
 //
-// What the suite holds drivers to, by the names of DESIGN section 3:
+// What the suite holds drivers to, by the names of the invariants (docs/protocol.md):
 //
 //   - ALL-OR-OLD: a warm upstream gets no request; green only after the proxy's own checks; a dead upstream is red.
 //   - NEVER-ZERO: a flip under keep-alive POST load loses no request. A control run (a naive swap) must lose some, which

@@ -23,8 +23,7 @@ const (
 	// ReasonPorts: the agent has fewer free ports than the task needs.
 	ReasonPorts Reason = "ports"
 	// ReasonPortsBlocked: it has enough, but too many of them are still held
-	// back because a proxy may know their former upstream (DESIGN section 4,
-	// "Ports"). It passes with time.
+	// back because a proxy may know their former upstream. It passes with time.
 	ReasonPortsBlocked Reason = "ports blocked"
 )
 

@@ -1,5 +1,5 @@
 // Package cli is the command line of release engineers and CI: it asks the orchestrator's API, waits, and says what happened.
-// The words, exit codes and outputs are a stable contract (DESIGN section 9).
+// The words, exit codes and outputs are a stable contract (README, For CI).
 //
 // Invariants:
 //   - A command follows the one Deploy that it started or was given, never "the newest".

@@ -9,7 +9,7 @@ const (
 	WaitDrained   WaitFor = "drained"
 )
 
-// Exit codes of the command line (DESIGN section 9).
+// Exit codes of the command line (README, For CI).
 const (
 	ExitReached     = 0
 	ExitUsage       = 1

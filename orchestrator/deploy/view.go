@@ -2,7 +2,7 @@ package deploy
 
 import "time"
 
-// State is how a Deploy stands, as everyone outside sees it (DESIGN section 9).
+// State is how a Deploy stands, as everyone outside sees it.
 type State string
 
 // The states. Only Running and Stuck may change again.
@@ -27,7 +27,7 @@ const (
 	VoteAborted  Vote = "aborted"
 )
 
-// View is a Deploy as the API, the CLI and scripts see it: a stable contract (DESIGN section 9).
+// View is a Deploy as the API, the CLI and scripts see it: a stable contract. Fields are added, never renamed or removed.
 type View struct {
 	DeployID    string     `json:"deploy_id" doc:"id of this Deploy, sortable by time"`
 	App         string     `json:"app"`

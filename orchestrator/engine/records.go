@@ -87,7 +87,7 @@ type taskRecord struct {
 	// Holds are the Groups whose Hosts may know the upstream (NO-ORPHAN-KILL).
 	Holds map[string]bool `json:"holds,omitempty"`
 	// PortHeld: a Host may still know the address, although nothing can route there. The task may be killed, but its
-	// ports may not be given out (DESIGN section 4, Ports).
+	// ports may not be given out.
 	PortHeld bool `json:"port_held,omitempty"`
 	// RetiredBy is the Deploy that replaced it.
 	RetiredBy   string `json:"retired_by,omitempty"`

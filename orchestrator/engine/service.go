@@ -403,7 +403,7 @@ func (e *Engine) open(a *appRecord, d *deployRecord) {
 }
 
 // unchanged records a Deploy that is done as it is made: the committed state, with its proof, is what was asked for. Its
-// reason is the bare word that scripts look for (DESIGN section 9).
+// reason is the bare word that scripts look for.
 func (e *Engine) unchanged(a *appRecord, kind deploy.Kind, meta api.Meta) *deployRecord {
 	sp, _ := e.s.specs.get(a.Name, a.Committed)
 	d := e.newDeploy(a, kind, a.Committed, sp, meta)

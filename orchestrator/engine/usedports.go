@@ -14,7 +14,7 @@ type usedPorts struct {
 }
 
 // blocks says which addresses must not go to a new task because of t: those of a task that has not ended, and those whose
-// upstream a Host may still know (DESIGN section 4, Ports).
+// upstream a Host may still know.
 func blocks(t *taskRecord) []string {
 	if t == nil || t.Host == "" || t.ended() && len(t.Holds) == 0 && !t.PortHeld {
 		return nil

@@ -7,6 +7,6 @@
 //   - FENCE: an epoch is greater than each one used before on this store; once it is taken, the store refuses the writes
 //     of every older one.
 //   - A term ends once and for good: by Release, or by Fatal with the first error. A write whose outcome is unknown ends
-//     it (DESIGN section 4): the process ends as if by kill -9, tasks, agents and proxies stay, and its supervisor starts
+//     it: the process ends as if by kill -9, tasks, agents and proxies stay, and its supervisor starts
 //     it again into a new term, which reads what really happened.
 package lead

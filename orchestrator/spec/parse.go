@@ -14,7 +14,7 @@ import (
 	"github.com/cutover/cutover/orchestrator/deploy"
 )
 
-// Defaults of the format (DESIGN section 9).
+// Defaults of the format.
 const (
 	defaultCPUs     = 0.1
 	defaultMemory   = Bytes(64 << 20)

@@ -69,7 +69,7 @@ type Batch struct {
 }
 
 // Errors of a store. A Commit that fails in another way may or may not have happened: ErrUnknown is wrapped then, and
-// the caller's term is over (DESIGN section 4, the decision).
+// the caller's term is over (lead.Term.Fatal).
 var (
 	ErrNotFound  = errors.New("no such record")
 	ErrFenced    = errors.New("a newer leader has written: this term is over")

@@ -108,7 +108,7 @@ type Drained struct {
 	Released []string
 }
 
-// Amendment changes one committed Section without a vote (DESIGN section 4, Amendments).
+// Amendment changes one committed Section without a vote (docs/protocol.md, Amendments).
 type Amendment struct {
 	ID    string // unique, chosen by the asker
 	Group string

@@ -26,7 +26,7 @@ type Rules struct {
 	StartCommand func(host string) string
 }
 
-// DefaultRules are those of DESIGN section 4.
+// DefaultRules are those of production.
 func DefaultRules() Rules {
 	return Rules{
 		Fresh:    2 * time.Second,

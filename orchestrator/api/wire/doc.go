@@ -1,7 +1,7 @@
 // Package wire holds what travels between the HTTP API and its clients: bodies, answers and the one shape of an error.
 //
 // It is apart from package api so that a client, and the engine behind the API, can name these types without pulling in an
-// HTTP server. The types are a stable contract (DESIGN section 9): fields are added, never renamed or removed.
+// HTTP server. The types are a stable contract: fields are added, never renamed or removed.
 //
 // Invariants:
 //   - Every refusal and every failure is one [ProblemDetails] (RFC 9457), whatever part of the server made it.

@@ -59,7 +59,7 @@ func factsOf(kind deploy.RefusalKind) kindFacts {
 // StatusOf returns the HTTP status of a kind.
 func StatusOf(kind deploy.RefusalKind) int { return factsOf(kind).status }
 
-// ExitOf returns the exit code of a kind (DESIGN section 9).
+// ExitOf returns the exit code of a kind (README, For CI).
 func ExitOf(kind deploy.RefusalKind) int { return deploy.RefusalExitCode(kind) }
 
 // KindOf returns the kind that fits an HTTP status whose answer names none, as one from a proxy in between.
