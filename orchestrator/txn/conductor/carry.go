@@ -34,7 +34,7 @@ func (c *Conductor) checkUndo(a *txn.Amendment) error {
 	switch {
 	case phase == txn.RolledBack:
 		a.Undo = ""
-	case o == nil:
+	case o == nil && !c.past.has(a.Undo):
 		return fmt.Errorf("%s: %w", a.Undo, ErrUnknown)
 	case phase != txn.Restoring && phase != txn.StuckRestoring:
 		// What is committed, or may be, is not replaced by upstreams of the Spec before.
