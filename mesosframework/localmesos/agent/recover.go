@@ -13,6 +13,7 @@ import (
 	mesos "github.com/mesos/mesos-go/api/v1/lib"
 
 	"github.com/cutover/cutover/mesosframework/localmesos/executor"
+	"github.com/cutover/cutover/mesosframework/localmesos/link"
 	"github.com/cutover/cutover/mesosframework/localmesos/supervise"
 	"github.com/cutover/cutover/mesosframework/localmesos/wire"
 )
@@ -116,7 +117,7 @@ func (t *task) resume(records []record) {
 			t.stream.Push(s)
 			last = &s
 		case "ack":
-			if head := t.stream.Ack(r.Data); head != nil && terminal(*head.State) {
+			if head := t.stream.Ack(r.Data); head != nil && link.Terminal(*head.State) {
 				t.phase = ended
 				t.finish()
 				return
@@ -135,7 +136,7 @@ func (t *task) resume(records []record) {
 	if removed {
 		t.hush()
 	}
-	if last != nil && terminal(*last.State) {
+	if last != nil && link.Terminal(*last.State) {
 		t.phase = ended
 		if removed {
 			t.finish()

@@ -29,7 +29,7 @@ func (t *task) acknowledge(uuid []byte) {
 		}
 		t.retry.Cancel()
 		t.journal.ack(uuid)
-		if terminal(*head.State) {
+		if link.Terminal(*head.State) {
 			t.finish()
 			return
 		}
@@ -47,16 +47,6 @@ func (t *task) resend() {
 			t.forward()
 		}
 	})
-}
-
-func terminal(s mesos.TaskState) bool {
-	switch s {
-	case mesos.TASK_FINISHED, mesos.TASK_FAILED, mesos.TASK_KILLED, mesos.TASK_ERROR, mesos.TASK_DROPPED, mesos.TASK_GONE,
-		mesos.TASK_LOST, mesos.TASK_GONE_BY_OPERATOR:
-		return true
-	default:
-		return false
-	}
 }
 
 // send puts an update of the executor on the stream.

@@ -95,3 +95,15 @@ func (p *Pipe) Send(deliver func()) {
 		deliver()
 	}
 }
+
+// Terminal says whether a task in this state has ended, as master and agent
+// of Mesos see it.
+func Terminal(s mesos.TaskState) bool {
+	switch s {
+	case mesos.TASK_FINISHED, mesos.TASK_FAILED, mesos.TASK_KILLED, mesos.TASK_ERROR, mesos.TASK_DROPPED, mesos.TASK_GONE,
+		mesos.TASK_LOST, mesos.TASK_GONE_BY_OPERATOR:
+		return true
+	default:
+		return false
+	}
+}

@@ -129,7 +129,7 @@ func (m *Master) adopt(a *agent, r link.Registration, wasUnreachable, wasConnect
 		}
 		delete(f.unreachable, rt.Info.TaskID.Value)
 		t.state = rt.State
-		t.held = !terminal(t.state)
+		t.held = !link.Terminal(t.state)
 		if t.held {
 			a.used = a.used.Add(t.resources())
 		}
@@ -276,7 +276,7 @@ func (f *framework) tasksOf(a *agent) []*task {
 // nothing.
 func (m *Master) lose(f *framework, t *task, state mesos.TaskState, reason mesos.TaskStatus_Reason, text string, since *mesos.TimeInfo) {
 	m.release(t)
-	if terminal(t.state) {
+	if link.Terminal(t.state) {
 		f.complete(t)
 		return
 	}

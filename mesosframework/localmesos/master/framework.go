@@ -9,6 +9,7 @@ import (
 	"github.com/mesos/mesos-go/api/v1/lib/scheduler"
 
 	"github.com/cutover/cutover/mesosframework/localmesos/actor"
+	"github.com/cutover/cutover/mesosframework/localmesos/link"
 	"github.com/cutover/cutover/mesosframework/localmesos/resource"
 	"github.com/cutover/cutover/mesosframework/localmesos/validate"
 )
@@ -198,7 +199,7 @@ func (m *Master) remove(f *framework) {
 		f.stream = nil
 	}
 	for _, t := range sortedTasks(f.tasks) {
-		if !terminal(t.state) {
+		if !link.Terminal(t.state) {
 			t.state = mesos.TASK_KILLED
 			t.note(masterStatus(t.info.TaskID.Value, t.agent, mesos.TASK_KILLED, mesos.REASON_FRAMEWORK_REMOVED,
 				fmt.Sprintf("Framework %s removed", f.id)))

@@ -190,16 +190,6 @@ func (t *task) note(s mesos.TaskStatus) {
 	t.statuses = append(t.statuses, s)
 }
 
-func terminal(s mesos.TaskState) bool {
-	switch s {
-	case mesos.TASK_FINISHED, mesos.TASK_FAILED, mesos.TASK_KILLED, mesos.TASK_ERROR, mesos.TASK_DROPPED, mesos.TASK_GONE,
-		mesos.TASK_LOST, mesos.TASK_GONE_BY_OPERATOR:
-		return true
-	default:
-		return false
-	}
-}
-
 // now is a timestamp as Mesos gives it.
 func now() *float64 {
 	t := float64(time.Now().UnixNano()) / 1e9
@@ -231,7 +221,7 @@ func (m *Master) update(u link.Update) {
 	t := f.tasks[u.Status.TaskID.Value]
 	if t != nil && t.agent == a.id {
 		t.state = u.Latest
-		if terminal(t.state) {
+		if link.Terminal(t.state) {
 			m.release(t)
 		}
 		if a.draining && (*u.Status.State == mesos.TASK_KILLING || *u.Status.State == mesos.TASK_KILLED) {

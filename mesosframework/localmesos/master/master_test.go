@@ -163,7 +163,7 @@ func checkAccounts(t *rapid.T, m *Master, action string) {
 		var used, offered resource.Set
 		for _, f := range m.frameworks {
 			for _, task := range f.tasks {
-				if task.agent == a.id && !terminal(task.state) {
+				if task.agent == a.id && !link.Terminal(task.state) {
 					used = used.Add(task.resources())
 				}
 			}

@@ -5,6 +5,8 @@ import (
 
 	mesos "github.com/mesos/mesos-go/api/v1/lib"
 	"github.com/mesos/mesos-go/api/v1/lib/scheduler"
+
+	"github.com/cutover/cutover/mesosframework/localmesos/link"
 )
 
 // reconcile is RECONCILE: everything the framework has when it names nothing,
@@ -94,7 +96,7 @@ func (m *Master) acknowledge(f *framework, call *scheduler.Call_Acknowledge) {
 		return
 	}
 	if t := f.tasks[call.TaskID.Value]; t != nil && t.agent == a.id && t.last != nil &&
-		bytes.Equal(t.last.UUID, call.UUID) && terminal(*t.last.State) {
+		bytes.Equal(t.last.UUID, call.UUID) && link.Terminal(*t.last.State) {
 		f.complete(t)
 		m.drained(a)
 	}
