@@ -372,7 +372,8 @@ func TestReads(t *testing.T) {
 		if resp.StatusCode != 200 || !strings.Contains(text, want) {
 			t.Errorf("%s: %d %s, want %s", path, resp.StatusCode, text, want)
 		}
-		if strings.Contains(text, "null") {
+		// Lists are never null; the two times of a Deploy are, as long as there is nothing to tell.
+		if rest := strings.NewReplacer(`"committed_at":null`, "", `"finished_at":null`, "").Replace(text); strings.Contains(rest, "null") {
 			t.Errorf("%s has a null: %s", path, text)
 		}
 	}

@@ -396,7 +396,7 @@ func (r *run) finish() {
 	r.say(v.Code, reason)
 	r.d.Next = v.Next
 	if v.Culprit != "" && r.d.Next == "" {
-		r.d.Next = "cutover logs " + v.Culprit
+		r.d.Next = "cutover logs --file stderr " + v.Culprit
 	}
 	r.d.FinishedAt = r.now
 	var give []string

@@ -42,8 +42,8 @@ type View struct {
 	NextCommand string     `json:"next_command,omitempty" doc:"the one command to run next, if there is one"`
 	Actor       string     `json:"actor"`
 	StartedAt   time.Time  `json:"started_at"`
-	CommittedAt *time.Time `json:"committed_at,omitempty"`
-	FinishedAt  *time.Time `json:"finished_at,omitempty"`
+	CommittedAt *time.Time `json:"committed_at"`
+	FinishedAt  *time.Time `json:"finished_at"`
 	// HealthyAt is when the last new task was first healthy: what the App itself needed ends here.
 	HealthyAt  *time.Time   `json:"healthy_at,omitempty"`
 	Deadline   time.Time    `json:"deadline"`
