@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
@@ -479,6 +480,22 @@ func (c *cluster) stateOfHosts() map[string]string {
 		state[h.Name] = strings.Join(parts, "\n") + "\n" + c.treeDigest(h.Name)
 	}
 	return state
+}
+
+// asBefore: every Host runs what it ran before, and has the same tree on disk. An upstream that was only warm and is out of
+// the way already may still be registered for a moment, so this waits; it does not wait for anything that takes requests.
+func (c *cluster) asBefore(before map[string]string, what string) {
+	c.t.Helper()
+	var after map[string]string
+	for deadline := time.Now().Add(generous); ; <-time.After(20 * time.Millisecond) {
+		if after = c.stateOfHosts(); maps.Equal(before, after) {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.t.Errorf("%s, and the Hosts are not as before:\n%v\n%v", what, before, after)
+			return
+		}
+	}
 }
 
 // treeDigest digests every file of a Host that its proxy would load.

@@ -41,9 +41,7 @@ func TestDrill05AgentKilledBeforePrepare(t *testing.T) {
 	}
 	back()
 	c.agrees(victim)
-	if after := c.stateOfHosts(); !equal(before, after) {
-		t.Errorf("the Hosts are not as before:\n%v\n%v", before, after)
-	}
+	c.asBefore(before, "the deploy is undone")
 	c.serves("v1", "/shop")
 }
 
@@ -186,9 +184,7 @@ func TestDrill06AgentStopped(t *testing.T) {
 		}
 		wake()
 		c.agrees(victim)
-		if after := c.stateOfHosts(); !equal(before, after) {
-			t.Errorf("an old message moved something:\n%v\n%v", before, after)
-		}
+		c.asBefore(before, "no old message moves anything")
 		c.serves("v1", "/shop")
 	})
 	t.Run("during Activate", func(t *testing.T) {
@@ -201,9 +197,7 @@ func TestDrill06AgentStopped(t *testing.T) {
 		wake()
 		c.eventually("it is rolled back by itself", func() bool { return c.view(id).State == deploy.RolledBack })
 		c.agrees(victim)
-		if after := c.stateOfHosts(); !equal(before, after) {
-			t.Errorf("an old message moved something:\n%v\n%v", before, after)
-		}
+		c.asBefore(before, "no old message moves anything")
 		c.serves("v1", "/shop")
 	})
 }

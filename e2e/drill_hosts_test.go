@@ -76,9 +76,7 @@ func TestDrill02OneHostCannotReachTheNewVersion(t *testing.T) {
 		if most != 0 {
 			t.Errorf("%d requests reached the version that %s could not reach", most, h.Name)
 		}
-		if after := c.stateOfHosts(); !equal(before, after) {
-			t.Errorf("the Hosts are not as before:\n%v\n%v", before, after)
-		}
+		c.asBefore(before, "the deploy is undone")
 	}
 	if res := load.Stop(); res.Failed != 0 {
 		t.Errorf("%v\n%v", res, res.Failures)

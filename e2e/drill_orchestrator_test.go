@@ -107,9 +107,7 @@ func TestDrill10PeopleInterfere(t *testing.T) {
 		c.hold(id, "it runs", func(v deploy.View) bool { return len(v.Tasks) > 0 })
 		c.cli("abort", id).must(t, 0)
 		c.watch(id).must(t, 6)
-		if after := c.stateOfHosts(); !equal(before, after) {
-			t.Errorf("not restored:\n%v\n%v", before, after)
-		}
+		c.asBefore(before, "the deploy is undone")
 	})
 	t.Run("abort while activating", func(t *testing.T) {
 		id, thaw := c.inActivate(shop("v2"), victim)
@@ -120,9 +118,7 @@ func TestDrill10PeopleInterfere(t *testing.T) {
 			t.Errorf("abort: %v", res)
 		}
 		c.watch(id).must(t, 6)
-		if after := c.stateOfHosts(); !equal(before, after) {
-			t.Errorf("not restored:\n%v\n%v", before, after)
-		}
+		c.asBefore(before, "the deploy is undone")
 	})
 	t.Run("interrupt", func(t *testing.T) {
 		r := c.background("deploy", "-f", c.spec(shop("v2", "--start-delay", "2s")), "-o", "json")
@@ -230,9 +226,7 @@ func TestDrill12BadInput(t *testing.T) {
 			t.Errorf("%s: want exit 1 with %q, got %v", name, d.want, res)
 		}
 	}
-	if after := c.stateOfHosts(); !equal(before, after) {
-		t.Errorf("bad input changed the Hosts")
-	}
+	c.asBefore(before, "bad input is refused")
 	c.serves("v1", "/shop")
 	c.serves("v1", "/shop/deep")
 	if list := c.cli("apps", "-o", "json").must(t, 0); strings.Contains(list.Stdout, "thief") {
