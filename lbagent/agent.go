@@ -104,10 +104,13 @@ func (a *Agent) openJournal() error {
 
 // Start listens and serves until Stop. It returns once the port is open.
 func (a *Agent) Start(ctx context.Context) error {
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", a.opts.Listen)
-	if err != nil {
-		return fmt.Errorf("lbagent %s: %w", a.opts.Name, err)
+	ln := a.opts.Listener
+	if ln == nil {
+		var lc net.ListenConfig
+		var err error
+		if ln, err = lc.Listen(ctx, "tcp", a.opts.Listen); err != nil {
+			return fmt.Errorf("lbagent %s: %w", a.opts.Name, err)
+		}
 	}
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	a.mu.Lock()
@@ -141,6 +144,13 @@ func (a *Agent) spawn(f func()) {
 		defer a.wg.Done()
 		f()
 	}()
+}
+
+// Handler is what the Agent serves on its listener.
+func (a *Agent) Handler() http.Handler {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.server.Handler
 }
 
 // Addr is where the Agent listens; nil before Start.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/cutover/cutover/internal/pidfd"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/participant/journal"
 )
@@ -41,6 +42,17 @@ type Options struct {
 
 	// JournalFS is for tests; nil: the operating system's.
 	JournalFS journal.FS
+	// Listener is for tests; nil: Listen is opened. The Agent closes it.
+	Listener net.Listener
+	// WatchProcess is for tests; nil: the kernel's word.
+	WatchProcess func(pid int) (ProcessWatch, error)
+}
+
+// ProcessWatch is the end of one process as an event. Wait blocks until the process has ended (true) or Close was called
+// (false).
+type ProcessWatch interface {
+	Wait() bool
+	Close()
 }
 
 var hostName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}$`)
@@ -66,6 +78,9 @@ func (o *Options) validate() error {
 	}
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()
+	}
+	if o.WatchProcess == nil {
+		o.WatchProcess = func(pid int) (ProcessWatch, error) { return pidfd.Open(pid) }
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package lbagent
 import (
 	"sync"
 
-	"github.com/cutover/cutover/internal/pidfd"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -11,6 +10,7 @@ import (
 // has gone, and a vote that rests on it must not stand for as long as the next reading takes (RUNNING = JOURNAL). Used by
 // the reader's goroutine only.
 type proxyWatch struct {
+	open    func(pid int) (ProcessWatch, error)
 	process driver.Process
 	gone    chan struct{} // closed when a process of it has ended; nil: nothing is watched
 	stop    func()
@@ -30,9 +30,9 @@ func (w *proxyWatch) follow(p driver.Process) {
 	var once sync.Once
 	tell := func() { once.Do(func() { close(gone) }) }
 	var wg sync.WaitGroup
-	var watches []*pidfd.Watch
+	var watches []ProcessWatch
 	for _, pid := range []int{p.MasterPID, p.WorkerPID} {
-		watch, err := pidfd.Open(pid)
+		watch, err := w.open(pid)
 		if err != nil {
 			tell() // it has ended since it was read
 			continue
@@ -56,5 +56,5 @@ func (w *proxyWatch) close() {
 	if w.stop != nil {
 		w.stop()
 	}
-	*w = proxyWatch{}
+	*w = proxyWatch{open: w.open}
 }

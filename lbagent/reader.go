@@ -33,7 +33,7 @@ func (a *Agent) readLoop(ctx context.Context) {
 	var last, lastWatched, lastAll, lastProcess time.Time
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var proxy proxyWatch
+	proxy := proxyWatch{open: a.opts.WatchProcess}
 	defer proxy.close()
 	a.contract.begun(ctx)
 	for {

@@ -69,7 +69,7 @@ func New(opts Options) (*Engine, error) {
 		opts: opts, log: opts.Logger, metrics: m,
 		queue: make(chan *item, opts.MaxQueue), inbox: newInbox(), fan: newFanout(), used: &usedPorts{},
 		over: make(chan struct{}), runner: newLane(), coord: newLane(),
-		slots: make(chan struct{}, 4), ids: ulid.Monotonic(ulid.DefaultEntropy(), 0),
+		slots: make(chan struct{}, 4), ids: ulid.Monotonic(opts.Entropy, 0),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e, nil

@@ -2,9 +2,11 @@ package engine
 
 import (
 	"errors"
+	"io"
 	"log/slog"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/cutover/cutover/orchestrator/scheduler"
@@ -23,6 +25,8 @@ type Options struct {
 	Fatal func(error)
 	// Now is the clock; time.Now by default.
 	Now func() time.Time
+	// Entropy is what ids are made of; ulid.DefaultEntropy by default.
+	Entropy io.Reader
 
 	Scheduler scheduler.Options
 	// AliveAfter is how long a task without a health check must run to count as healthy; 1 s by default.
@@ -51,6 +55,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Entropy == nil {
+		o.Entropy = ulid.DefaultEntropy()
 	}
 	o.Scheduler = o.Scheduler.WithDefaults()
 	for _, d := range []struct {

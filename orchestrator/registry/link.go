@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -28,11 +27,12 @@ const maxMessage = 16 << 20
 
 // Link is the connection to one Host. Safe for concurrent use.
 type Link struct {
-	host      Host
-	client    lbagentv1connect.HostServiceClient
-	transport *http.Transport
-	log       *slog.Logger
-	epoch     uint64
+	host   Host
+	client lbagentv1connect.HostServiceClient
+	http   *http.Client
+	jitter func(time.Duration) time.Duration
+	log    *slog.Logger
+	epoch  uint64
 
 	heartbeat              time.Duration
 	backoffMin, backoffMax time.Duration
@@ -46,28 +46,34 @@ type Link struct {
 }
 
 func newLink(h Host, opts Options) *Link {
-	t := &http.Transport{
-		// No proxy of the environment: decisions go straight to the Host.
-		DialContext:         (&net.Dialer{Timeout: opts.DialTimeout, KeepAlive: 5 * time.Second}).DialContext,
-		TLSClientConfig:     h.TLS.Clone(),
-		TLSHandshakeTimeout: opts.DialTimeout,
-		ForceAttemptHTTP2:   true,
-		MaxIdleConnsPerHost: 16,
-		IdleConnTimeout:     90 * time.Second,
-		DisableCompression:  true,
-	}
+	// No redirects: a message is for the declared address or for nobody.
+	client := &http.Client{Transport: opts.Transport(h), CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse
+	}}
 	return &Link{
-		host:      h,
-		transport: t,
-		// No redirects: a message is for the declared address or for nobody.
-		client: lbagentv1connect.NewHostServiceClient(&http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
-			return http.ErrUseLastResponse
-		}}, h.AgentURL, connect.WithReadMaxBytes(maxMessage), connect.WithAcceptCompression("gzip", nil, nil)),
+		host:       h,
+		http:       client,
+		jitter:     opts.Jitter,
+		client:     lbagentv1connect.NewHostServiceClient(client, h.AgentURL, connect.WithReadMaxBytes(maxMessage), connect.WithAcceptCompression("gzip", nil, nil)),
 		log:        opts.Logger.With("host", h.Name, "group", h.Group),
 		epoch:      opts.Fence.Epoch,
 		heartbeat:  opts.Heartbeat,
 		backoffMin: opts.BackoffMin,
 		backoffMax: opts.BackoffMax,
+	}
+}
+
+// tcp is the transport of production.
+func (o Options) tcp(h Host) http.RoundTripper {
+	return &http.Transport{
+		// No proxy of the environment: decisions go straight to the Host.
+		DialContext:         (&net.Dialer{Timeout: o.DialTimeout, KeepAlive: 5 * time.Second}).DialContext,
+		TLSClientConfig:     h.TLS.Clone(),
+		TLSHandshakeTimeout: o.DialTimeout,
+		ForceAttemptHTTP2:   true,
+		MaxIdleConnsPerHost: 16,
+		IdleConnTimeout:     90 * time.Second,
+		DisableCompression:  true,
 	}
 }
 
@@ -125,7 +131,7 @@ func (l *Link) run(ctx context.Context, h Handler, request *lbagentv1.WatchReque
 			l.log.Debug("host not connected", "reason", err)
 		}
 		// Half of the pause is random, so that Hosts that fell together do not come back in step.
-		timer := time.NewTimer(pause/2 + rand.N(pause/2+1))
+		timer := time.NewTimer(pause/2 + l.jitter(pause/2+1))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
@@ -46,6 +48,11 @@ type Options struct {
 	BackoffMin, BackoffMax time.Duration
 	// DialTimeout bounds one attempt to connect. Default 2 s.
 	DialTimeout time.Duration
+
+	// Transport carries the calls to a Host; nil: HTTP over TCP. For tests.
+	Transport func(Host) http.RoundTripper
+	// Jitter returns a random part of a duration; nil: rand.N. For tests.
+	Jitter func(time.Duration) time.Duration
 }
 
 // View is the numbered membership of a Group. Hosts are sorted.
@@ -89,6 +96,12 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 	opts.BackoffMin = cmp.Or(opts.BackoffMin, 25*time.Millisecond)
 	opts.BackoffMax = max(cmp.Or(opts.BackoffMax, 250*time.Millisecond), opts.BackoffMin)
 	opts.DialTimeout = cmp.Or(opts.DialTimeout, 2*time.Second)
+	if opts.Transport == nil {
+		opts.Transport = opts.tcp
+	}
+	if opts.Jitter == nil {
+		opts.Jitter = rand.N[time.Duration]
+	}
 	r := &Registry{opts: opts, views: map[string]View{}, links: map[string]*Link{}}
 	for _, g := range opts.Groups {
 		if err := checkName("group", g); err != nil {
@@ -210,7 +223,7 @@ func (r *Registry) Stop() {
 	}
 	r.done.Wait()
 	for _, l := range r.links {
-		l.transport.CloseIdleConnections()
+		l.http.CloseIdleConnections()
 	}
 }
 
