@@ -19,6 +19,7 @@ import (
 	"github.com/cutover/cutover/mesosframework/localmesos"
 	"github.com/cutover/cutover/orchestrator"
 	"github.com/cutover/cutover/orchestrator/auth"
+	"github.com/cutover/cutover/orchestrator/registry"
 )
 
 // Bounds of starting and stopping.
@@ -147,7 +148,7 @@ func (c *devCluster) start(ctx context.Context, kinds []string) error {
 	listening = true // the orchestrator closes it from here on
 	c.orch, err = orchestrator.New(ctx, orchestrator.Options{
 		DataDir: filepath.Join(dir, "orchestrator"), Cluster: cluster, Listener: listener, Masters: []string{c.mesos.Addr()},
-		Groups: []string{group}, Hosts: hosts, TLS: conf, Tokens: tokens, Version: c.opts.Version, Logger: c.opts.Logger,
+		Groups: []registry.Group{{Name: group}}, Hosts: hosts, TLS: conf, Tokens: tokens, Version: c.opts.Version, Logger: c.opts.Logger,
 		RestoreDeadline: c.opts.RestoreDeadline,
 		StartCommand:    func(host string) string { return c.opts.Exe + " supervise " + hostDir(dir, host) },
 	})

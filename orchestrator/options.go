@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cutover/cutover/orchestrator/auth"
+	"github.com/cutover/cutover/orchestrator/registry"
 )
 
 // Host is a declared load-balancer Host.
@@ -29,7 +30,7 @@ type Options struct {
 	// Masters are the Mesos masters: host:port or base URLs.
 	Masters []string
 	// Groups may be declared without Hosts; those that Hosts name need not be listed.
-	Groups []string
+	Groups []registry.Group
 	Hosts  []Host
 	// TLS is shown to the lbagents, and verifies them; nil only if all of them are on loopback addresses.
 	TLS *tls.Config

@@ -36,7 +36,7 @@ type Host struct {
 // Options of a Registry. Cluster, Store and Logger are required.
 type Options struct {
 	Cluster string
-	Groups  []string // a Group may be declared without Hosts; those that Hosts name need not be listed
+	Groups  []Group // a Group may be declared without Hosts; those that Hosts name need not be listed
 	Hosts   []Host
 	Store   store.Store
 	Fence   store.Fence // of this term
@@ -79,10 +79,11 @@ type Handler interface {
 
 // Registry holds the declared Groups and Hosts. Safe for concurrent use.
 type Registry struct {
-	opts  Options
-	views map[string]View
-	links map[string]*Link
-	names []string // of Hosts, sorted by Group and name
+	opts   Options
+	groups map[string]Group
+	views  map[string]View
+	links  map[string]*Link
+	names  []string // of Hosts, sorted by Group and name
 
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -102,12 +103,12 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 	if opts.Jitter == nil {
 		opts.Jitter = rand.N[time.Duration]
 	}
-	r := &Registry{opts: opts, views: map[string]View{}, links: map[string]*Link{}}
+	r := &Registry{opts: opts, groups: map[string]Group{}, views: map[string]View{}, links: map[string]*Link{}}
 	for _, g := range opts.Groups {
-		if err := checkName("group", g); err != nil {
+		if err := checkName("group", g.Name); err != nil {
 			return nil, err
 		}
-		r.views[g] = View{Group: g}
+		r.addGroup(g)
 	}
 	for _, h := range opts.Hosts {
 		if err := r.declare(h); err != nil {
@@ -124,6 +125,13 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 		}
 	}
 	return r, nil
+}
+
+// addGroup notes a Group with its defaults filled in.
+func (r *Registry) addGroup(g Group) {
+	g.Admit, g.Drift = cmp.Or(g.Admit, AdmitDeclared), cmp.Or(g.Drift, DriftRepair)
+	r.groups[g.Name] = g
+	r.views[g.Name] = View{Group: g.Name}
 }
 
 func checkName(what, name string) error {
@@ -146,8 +154,10 @@ func (r *Registry) declare(h Host) error {
 	if err := checkURL(h.AgentURL); err != nil {
 		return fmt.Errorf("host %s: agent URL %q: %w", h.Name, h.AgentURL, err)
 	}
+	if _, ok := r.groups[h.Group]; !ok {
+		r.addGroup(Group{Name: h.Group})
+	}
 	v := r.views[h.Group]
-	v.Group = h.Group
 	v.Hosts = append(v.Hosts, h.Name)
 	slices.Sort(v.Hosts)
 	r.views[h.Group] = v
@@ -231,6 +241,12 @@ func (r *Registry) Stop() {
 func (r *Registry) View(group string) (View, bool) {
 	v, ok := r.views[group]
 	return v, ok
+}
+
+// Group returns how the Group is declared; false if there is no such Group.
+func (r *Registry) Group(name string) (Group, bool) {
+	g, ok := r.groups[name]
+	return g, ok
 }
 
 // Groups returns the names of all Groups, sorted.

@@ -53,7 +53,7 @@ func (e *events) want(t *testing.T, prefix string) string {
 func open(t *testing.T, s store.Store, hosts ...registry.Host) *registry.Registry {
 	t.Helper()
 	r, err := registry.New(t.Context(), registry.Options{
-		Cluster: "test", Groups: []string{"empty"}, Hosts: hosts, Store: s, Fence: store.Fence{Epoch: 1},
+		Cluster: "test", Groups: []registry.Group{{Name: "empty"}}, Hosts: hosts, Store: s, Fence: store.Fence{Epoch: 1},
 		Logger: slog.New(slog.DiscardHandler), Heartbeat: 500 * time.Millisecond,
 	})
 	if err != nil {

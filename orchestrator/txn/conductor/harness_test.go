@@ -153,7 +153,7 @@ type cluster struct {
 	store   *crashStore
 	hosts   map[string]*hosttest.Host
 	declare []registry.Host
-	groups  []string
+	groups  []registry.Group
 	epoch   uint64
 	rules   txn.Rules
 
@@ -175,7 +175,7 @@ func quick() txn.Rules {
 // newCluster starts the named Hosts in group public, and a conductor.
 func newCluster(t *testing.T, names ...string) *cluster {
 	t.Helper()
-	cl := &cluster{t: t, store: &crashStore{Store: memstore.New()}, hosts: map[string]*hosttest.Host{}, groups: []string{"public"}, rules: quick()}
+	cl := &cluster{t: t, store: &crashStore{Store: memstore.New()}, hosts: map[string]*hosttest.Host{}, groups: []registry.Group{{Name: "public"}}, rules: quick()}
 	for _, name := range names {
 		h := hosttest.Start(t, name, "public")
 		cl.hosts[name] = h
