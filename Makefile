@@ -35,6 +35,7 @@ check: setup fmt-check vet lint ## the part to run on each change: under 5 minut
 .PHONY: test
 test: setup build generate-check fmt-check vet lint ## everything, from nothing: what CI runs
 	$(GOTEST) -race -timeout 15m -p 2 $$(go list ./... | grep -v -E '/e2e(/|$$)')
+	$(GOTEST) -tags crashpoints ./internal/crashpoint
 	$(GOTEST) -timeout 25m -p 1 ./e2e/...
 
 .PHONY: bench

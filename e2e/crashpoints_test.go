@@ -90,7 +90,7 @@ func (d *crashDrill) aborts(label string) {
 	release, thaw := d.freezeAgent(d.held), func() {}
 	id := d.detach(s)
 	switch label {
-	case "before-staged", "after-staged", "after-ready":
+	case "before-staged", "after-staged", "answered-ready":
 		d.eventually(label+" is reached", died)
 	default:
 		d.hold(id, "the others are Ready", func(v deploy.View) bool { return all(v, deploy.VoteReady, d.held) })
@@ -139,8 +139,8 @@ func TestCrashPoints(t *testing.T) {
 			d.deploy(s).must(t, 0)
 			d.version++
 			load := d.load("/shop")
-			for _, label := range []string{"before-staged", "after-staged", "after-ready", "before-activating", "after-activating",
-				"after-swap", "before-verified", "after-verified", "after-committed"} {
+			for _, label := range []string{"before-staged", "after-staged", "answered-ready", "before-activating", "after-activating",
+				"after-publish-activating", "before-verified", "answered-verified", "after-committed"} {
 				d.commits(label)
 			}
 			if res := load.Stop(); res.Failed != 0 {
@@ -149,8 +149,8 @@ func TestCrashPoints(t *testing.T) {
 			s, _, _ = d.next()
 			d.deploy(s, "--wait-for", "drained").must(t, 0)
 			d.version++
-			for _, label := range []string{"before-staged", "after-staged", "after-ready", "before-activating", "after-activating",
-				"after-swap", "before-verified", "after-verified", "before-aborted"} {
+			for _, label := range []string{"before-staged", "after-staged", "answered-ready", "before-activating", "after-activating",
+				"after-publish-activating", "before-verified", "answered-verified", "before-aborted"} {
 				d.aborts(label)
 			}
 			s, _, _ = d.next()

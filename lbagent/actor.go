@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/cutover/cutover/internal/crashpoint"
 	"github.com/cutover/cutover/lbagent/participant"
 )
 
@@ -139,7 +141,7 @@ func (a *Agent) append(effects []participant.Effect) error {
 	if len(records) == 0 {
 		return nil
 	}
-	crashBefore(records)
+	crashAt("before-", records)
 	begin := time.Now()
 	if err := a.journal.Append(records...); err != nil {
 		return err
@@ -149,7 +151,7 @@ func (a *Agent) append(effects []participant.Effect) error {
 		a.log.Info("journaled", "kind", string(r.Kind), "txn", r.TxnID, "order", r.Order, "epoch", r.Epoch,
 			"actor", r.Origin.Actor, "reason", r.Origin.Reason, "deploy", r.Origin.Deploy, "note", r.Note)
 	}
-	crashAfter(records)
+	crashAt("after-", records)
 	if a.journal.NeedsCompaction() {
 		// The state before these Records plus the Records: what the machine holds is one Step ahead of a.state.
 		d := a.state.Load().Durable
@@ -164,23 +166,10 @@ func (a *Agent) append(effects []participant.Effect) error {
 	return nil
 }
 
-func crashBefore(records []participant.Record) {
+// crashAt names the moments before and after each kind of Record.
+func crashAt(when string, records []participant.Record) {
 	for _, r := range records {
-		switch r.Kind {
-		case participant.KindStaged, participant.KindActivating, participant.KindVerified, participant.KindAborted:
-			crashpoint("before-" + string(r.Kind))
-		default: // no drill kills the agent there
-		}
-	}
-}
-
-func crashAfter(records []participant.Record) {
-	for _, r := range records {
-		switch r.Kind {
-		case participant.KindStaged, participant.KindActivating, participant.KindCommitted:
-			crashpoint("after-" + string(r.Kind))
-		default: // no drill kills the agent there
-		}
+		crashpoint.At(when + string(r.Kind))
 	}
 }
 
@@ -230,8 +219,15 @@ func (a *Agent) carryOut(ctx context.Context, w participant.Work) participant.Wo
 		if done.Err != nil {
 			return
 		}
+		// "after-publish-activating": between an effect and what is journaled of it.
+		moment := name
+		if w.Phase != 0 {
+			moment += "-" + strings.ToLower(w.Phase.String())
+		}
+		crashpoint.At("before-" + moment)
 		begin := time.Now()
 		err := f()
+		crashpoint.At("after-" + moment)
 		a.m.work.WithLabelValues(name).Observe(time.Since(begin).Seconds())
 		if err != nil {
 			a.m.workErrors.WithLabelValues(name).Inc()
@@ -255,9 +251,6 @@ func (a *Agent) carryOut(ctx context.Context, w participant.Work) participant.Wo
 	if w.Publish != nil {
 		call("publish", func() error { return d.Publish(ctx, *w.Publish) })
 		call("published-digest", files)
-		if w.Phase == participant.Activating {
-			crashpoint("after-swap")
-		}
 	}
 	if w.Converge != nil {
 		call("converge", func() error { return d.Converge(ctx, *w.Converge) })

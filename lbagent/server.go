@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/cutover/cutover/internal/crashpoint"
 	"github.com/cutover/cutover/proto/gen/cutover/lbagent/v1/lbagentv1connect"
 )
 
@@ -93,7 +94,7 @@ func answering(next http.Handler) http.Handler {
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), answerKey{}, label)))
 		if *label != "" {
 			_ = http.NewResponseController(w).Flush()
-			crashpoint(*label)
+			crashpoint.At(*label)
 		}
 	})
 }

@@ -118,7 +118,7 @@ func (s service) Prepare(ctx context.Context, req *connect.Request[lbagentv1.Pre
 	if ans.Refusal != nil {
 		return connect.NewResponse(&lbagentv1.PrepareResponse{Answer: &lbagentv1.PrepareResponse_Refusal{Refusal: s.refusal(ans.Refusal)}}), nil
 	}
-	afterAnswer(ctx, "after-ready")
+	afterAnswer(ctx, "answered-ready")
 	return connect.NewResponse(&lbagentv1.PrepareResponse{Answer: &lbagentv1.PrepareResponse_Ready{
 		Ready: &lbagentv1.Ready{Evidence: evidenceTo(ans.Evidence)}}}), nil
 }
@@ -141,7 +141,7 @@ func (s service) Activate(ctx context.Context, req *connect.Request[lbagentv1.Ac
 		return connect.NewResponse(&lbagentv1.ActivateResponse{Answer: &lbagentv1.ActivateResponse_Refusal{Refusal: s.refusal(ans.Refusal)},
 			FailedEvidence: evidenceTo(ans.Evidence)}), nil
 	}
-	afterAnswer(ctx, "after-verified")
+	afterAnswer(ctx, "answered-verified")
 	return connect.NewResponse(&lbagentv1.ActivateResponse{Answer: &lbagentv1.ActivateResponse_Verified{
 		Verified: &lbagentv1.Verified{Evidence: evidenceTo(ans.Evidence)}}}), nil
 }
@@ -201,6 +201,7 @@ func (s service) Commit(ctx context.Context, req *connect.Request[lbagentv1.Comm
 	if ans.Refusal != nil {
 		return connect.NewResponse(&lbagentv1.CommitResponse{Answer: &lbagentv1.CommitResponse_Refusal{Refusal: s.refusal(ans.Refusal)}}), nil
 	}
+	afterAnswer(ctx, "answered-committed")
 	return connect.NewResponse(&lbagentv1.CommitResponse{Answer: &lbagentv1.CommitResponse_Committed{
 		Committed: &lbagentv1.Committed{Evidence: evidenceTo(ans.Evidence)}}}), nil
 }
@@ -228,6 +229,7 @@ func (s service) Abort(ctx context.Context, req *connect.Request[lbagentv1.Abort
 	if ans.Refusal != nil {
 		return connect.NewResponse(&lbagentv1.AbortResponse{Answer: &lbagentv1.AbortResponse_Refusal{Refusal: s.refusal(ans.Refusal)}}), nil
 	}
+	afterAnswer(ctx, "answered-aborted")
 	return connect.NewResponse(&lbagentv1.AbortResponse{Answer: &lbagentv1.AbortResponse_Aborted{
 		Aborted: &lbagentv1.Aborted{Evidence: evidenceTo(ans.Evidence), NeverActivated: ans.NeverActivated}}}), nil
 }
@@ -255,6 +257,7 @@ func (s service) Amend(ctx context.Context, req *connect.Request[lbagentv1.Amend
 	if ans.Refusal != nil || len(ans.Evidence) == 0 {
 		return connect.NewResponse(&lbagentv1.AmendResponse{Answer: &lbagentv1.AmendResponse_Refusal{Refusal: s.refusal(ans.Refusal)}}), nil
 	}
+	afterAnswer(ctx, "answered-amended")
 	return connect.NewResponse(&lbagentv1.AmendResponse{Answer: &lbagentv1.AmendResponse_Amended{
 		Amended: &lbagentv1.Amended{Evidence: oneEvidenceTo(&ans.Evidence[0])}}}), nil
 }
@@ -290,6 +293,7 @@ func (s service) Sync(ctx context.Context, req *connect.Request[lbagentv1.SyncRe
 	if ans.Refusal != nil {
 		return connect.NewResponse(&lbagentv1.SyncResponse{Answer: &lbagentv1.SyncResponse_Refusal{Refusal: s.refusal(ans.Refusal)}}), nil
 	}
+	afterAnswer(ctx, "answered-synced")
 	return connect.NewResponse(&lbagentv1.SyncResponse{Answer: &lbagentv1.SyncResponse_Synced{
 		Synced: &lbagentv1.Synced{Evidence: evidenceTo(ans.Evidence), Deleted: ans.Deleted, Open: ans.Open}}}), nil
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cutover/cutover/internal/crashpoint"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -117,6 +118,7 @@ func (d *Driver) act(ctx context.Context, want driver.Section) (_ processes, rel
 	if err := d.command(ctx, obs.info.pid, commands.must); err != nil {
 		return processes{}, false, "", err
 	}
+	crashpoint.At("during-converge")
 	if len(commands.may) > 0 {
 		// Tombstones with connections are deleted by a later Converge.
 		if err := d.command(ctx, obs.info.pid, commands.may); err != nil && !errors.As(err, new(*CommandError)) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cutover/cutover/internal/atomicfile"
+	"github.com/cutover/cutover/internal/crashpoint"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -76,9 +77,11 @@ func (d *Driver) saveDown(obs observation) error {
 // itself and that carries the mark of our Frame. Before 2.7 the master does not answer "reload" at all, and after that
 // its answer is no evidence either.
 func (d *Driver) replaceWorker(ctx context.Context, before processes) error {
+	crashpoint.At("before-reload")
 	if _, err := d.master.ask(ctx, "reload"); err != nil && !errors.Is(err, driver.ErrProxyDown) {
 		return err
 	}
+	crashpoint.At("during-reload")
 	end := time.Now().Add(d.o.ReloadTimeout)
 	for {
 		w, err := d.bracketed(ctx)

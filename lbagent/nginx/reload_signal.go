@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cutover/cutover/internal/crashpoint"
 	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
 )
@@ -64,9 +65,11 @@ func (d *Reload) reload(ctx context.Context, before cohort, target uint64) (coho
 	if s, err := procfs.ReadStat(master.PID); err != nil || s.StartTicks != master.StartTicks {
 		return before, fmt.Errorf("%w: master %d has ended", driver.ErrProxyDown, master.PID)
 	}
+	crashpoint.At("before-reload")
 	if err := syscall.Kill(master.PID, syscall.SIGHUP); err != nil {
 		return before, fmt.Errorf("reload nginx: signal master %d: %w", master.PID, err)
 	}
+	crashpoint.At("during-reload")
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {

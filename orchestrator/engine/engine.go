@@ -10,6 +10,7 @@ import (
 
 	"github.com/oklog/ulid/v2"
 
+	"github.com/cutover/cutover/internal/crashpoint"
 	"github.com/cutover/cutover/orchestrator/store"
 )
 
@@ -264,7 +265,9 @@ func (e *Engine) commit() error {
 	for _, ops := range groups {
 		// Stop must not cut a Commit short: its outcome would be unknown.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(e.ctx), e.opts.StoreTimeout)
+		crashpoint.At("before-write-engine")
 		_, err := e.opts.Store.Commit(ctx, e.opts.Fence, ops...)
+		crashpoint.At("after-write-engine")
 		cancel()
 		if err != nil {
 			return fmt.Errorf("writing %d records: %w", len(ops), err)

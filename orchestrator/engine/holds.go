@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+
+	"github.com/cutover/cutover/internal/crashpoint"
 )
 
 // This file is NO-ORPHAN-KILL: who may still know a task's upstream, and when the task may be killed.
@@ -38,6 +40,8 @@ func (e *Engine) sendKill(t *taskRecord) {
 		e.runner.push(func() {
 			ctx, cancel := context.WithTimeout(e.ctx, e.opts.CallTimeout)
 			defer cancel()
+			crashpoint.At("before-kill")
+			defer crashpoint.At("after-kill")
 			if err := e.ports.Runner.Kill(ctx, id); err != nil && e.ctx.Err() == nil {
 				e.log.Warn("a kill failed and is repeated", "task", id, "error", err)
 			}

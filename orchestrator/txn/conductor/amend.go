@@ -177,6 +177,7 @@ func (c *Conductor) startRemove(a *amendment) {
 func (c *Conductor) writeAmended(a *amendment, s *stage, change func(*lbagentv1.CommittedSection) *lbagentv1.CommittedSection) {
 	var next *lbagentv1.CommittedSection
 	c.submit(write{
+		what: "amendment",
 		keys: a.keys(),
 		ops: func() ([]store.Op, error) {
 			ops := []store.Op{{Kind: store.Put, Key: prefixAmend + a.a.ID, Value: encode(a.record)}}
@@ -312,6 +313,7 @@ func (c *Conductor) giveUp(a *amendment, why string) {
 	a.record.Undone = true
 	var next *lbagentv1.CommittedSection
 	c.submit(write{
+		what: "amendment-undone",
 		keys: a.keys(),
 		ops: func() ([]store.Op, error) {
 			ops := []store.Op{{Kind: store.Put, Key: prefixAmend + a.a.ID, Value: encode(a.record)}}
@@ -425,6 +427,7 @@ func (c *Conductor) forgetAmendment(id string) {
 	}
 	delete(c.amends, id)
 	c.submit(write{
+		what: "amendment-over",
 		keys: []txn.SectionKey{txnKey(a.lockID())},
 		ops: func() ([]store.Op, error) {
 			return []store.Op{{Kind: store.Delete, Key: prefixAmend + id}}, nil

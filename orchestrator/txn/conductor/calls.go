@@ -11,6 +11,7 @@ import (
 
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 
+	"github.com/cutover/cutover/internal/crashpoint"
 	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/txn"
 )
@@ -30,8 +31,8 @@ type reply struct {
 }
 
 // spawn runs a call to the Host in one of its slots and hands the reply to the owner. cancel gives it up: then no reply
-// comes.
-func (c *Conductor) spawn(h *host, timeout time.Duration, call func(context.Context) reply, then func(reply)) (cancel context.CancelFunc) {
+// comes. what names the call in crash points.
+func (c *Conductor) spawn(h *host, what string, timeout time.Duration, call func(context.Context) reply, then func(reply)) (cancel context.CancelFunc) {
 	ctx, stop := context.WithTimeout(c.ctx, timeout)
 	given := false // owned by the owner
 	c.work.Go(func() {
@@ -40,7 +41,9 @@ func (c *Conductor) spawn(h *host, timeout time.Duration, call func(context.Cont
 		select {
 		case h.slots <- struct{}{}:
 			sent := time.Now() // Before the request leaves: freshness is counted from here.
+			crashpoint.At("before-send-" + what)
 			r = call(ctx)
+			crashpoint.At("after-send-" + what)
 			r.sentAt = sent
 			<-h.slots
 		case <-ctx.Done():
@@ -72,7 +75,7 @@ func (c *Conductor) send(o *transaction, e txn.Send) {
 		return
 	}
 	call, timeout := c.request(o, h, e.Call)
-	o.calls[e.Host] = c.spawn(h, timeout, call, func(r reply) {
+	o.calls[e.Host] = c.spawn(h, e.Call.String(), timeout, call, func(r reply) {
 		if c.txns[o.id()] == o {
 			delete(o.calls, e.Host)
 			c.answered(o, h, e, r)
@@ -273,7 +276,7 @@ func (c *Conductor) sendVerify(h *host) {
 		answers = resp.Msg.GetAnswers()
 		return reply{}
 	}
-	c.spawn(h, c.opts.VerifyTimeout, call, func(r reply) {
+	c.spawn(h, txn.CallVerify.String(), c.opts.VerifyTimeout, call, func(r reply) {
 		asks := q.flying
 		q.sending, q.flying = false, nil
 		for _, a := range asks {

@@ -26,7 +26,8 @@ func (c *Conductor) decide(o *transaction) {
 		return
 	}
 	c.submit(write{
-		ops: func() ([]store.Op, error) { return chunks[:1], nil },
+		what: "evidence",
+		ops:  func() ([]store.Op, error) { return chunks[:1], nil },
 		done: func(_ store.Revision, err error) {
 			c.afterChunk(o, votes, chunks, err)
 		},
@@ -42,6 +43,7 @@ func (c *Conductor) afterChunk(o *transaction, votes []voteRecord, chunks []stor
 		c.writeDecision(o, votes)
 	default:
 		c.submit(write{
+			what: "evidence",
 			ops:  func() ([]store.Op, error) { return chunks[1:2], nil },
 			done: func(_ store.Revision, err error) { c.afterChunk(o, votes, chunks[1:], err) },
 		})
@@ -82,6 +84,7 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 	var at time.Time
 	var retired []retiredRecord
 	c.submit(write{
+		what: "decision",
 		keys: keys,
 		ops: func() ([]store.Op, error) {
 			at = time.Now().UTC()

@@ -336,7 +336,7 @@ func (c *Conductor) sync(h *host, order uint64, why string) {
 		s := resp.Msg.GetSynced()
 		return orEmpty(reply{refusal: resp.Msg.GetRefusal(), evidence: s.GetEvidence(), synced: s}, s != nil)
 	}
-	c.spawn(h, c.opts.CallTimeout, call, func(r reply) {
+	c.spawn(h, "sync", c.opts.CallTimeout, call, func(r reply) {
 		h.syncing = false
 		switch {
 		case r.err != nil:

@@ -83,7 +83,7 @@ func (c *Conductor) settle(h *host, s *settling, open *lbagentv1.OpenTxn) {
 					&lbagentv1.Origin{Actor: "cutover", Reason: "no decision to commit exists"})
 			}
 			c.log.Info("host is in doubt: telling the decision", "host", h.name, "txn", id, "commit", commit)
-			c.spawn(h, timeout, call, func(r reply) {
+			c.spawn(h, "decision", timeout, call, func(r reply) {
 				finish()
 				switch {
 				case r.err != nil:

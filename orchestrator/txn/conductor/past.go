@@ -50,6 +50,7 @@ func (c *Conductor) endTxn(id string, r endedRecord, recorded bool) {
 	c.past.put(id, r)
 	drop, overflow := c.past.overflow()
 	c.submit(write{
+		what: "ended",
 		keys: []txn.SectionKey{txnKey(id)},
 		ops: func() ([]store.Op, error) {
 			ops := []store.Op{{Kind: store.Put, Key: prefixEnded + id, Value: encode(r)}}

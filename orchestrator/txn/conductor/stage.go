@@ -281,7 +281,7 @@ func (c *Conductor) sendStage(a *amendment, s *stage, name string) {
 		return orEmpty(r, resp.Msg.GetAmended() != nil)
 	}
 	sh.flying = true
-	sh.cancel = c.spawn(h, timeout, call, func(r reply) {
+	sh.cancel = c.spawn(h, "amend", timeout, call, func(r reply) {
 		if c.amends[a.a.ID] != a || s.failed {
 			return
 		}

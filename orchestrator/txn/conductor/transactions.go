@@ -257,6 +257,7 @@ func (c *Conductor) granted(o *transaction) {
 		c.describe(o)
 		o.recorded = true
 		c.submit(write{
+			what: "txn",
 			keys: []txn.SectionKey{txnKey(o.id())},
 			ops: func() ([]store.Op, error) {
 				return []store.Op{{Kind: store.Put, Key: prefixTxn + o.id(), Value: encode(o.record)}}, nil
@@ -309,6 +310,7 @@ func (c *Conductor) carryOut(o *transaction, e txn.Effect) {
 		c.send(o, e)
 	case txn.WriteMark:
 		c.submit(write{
+			what: "mark",
 			keys: []txn.SectionKey{txnKey(o.id())},
 			ops: func() ([]store.Op, error) {
 				return []store.Op{{Kind: store.Put, Key: prefixMark + o.id(), Value: encodeOrder(o.state.Order)}}, nil
@@ -365,6 +367,7 @@ func (c *Conductor) saveAbort(o *transaction) {
 	o.record.Aborted = &abortRecord{Cause: o.state.Cause, Reason: o.state.Reason, Activate: activate}
 	value := encode(o.record)
 	c.submit(write{
+		what: "abort-cause",
 		keys: []txn.SectionKey{txnKey(o.id())},
 		ops: func() ([]store.Op, error) {
 			if c.txns[o.id()] != o {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cutover/cutover/internal/crashpoint"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/txn"
 )
@@ -19,6 +20,7 @@ var errAbandoned = errors.New("abandoned")
 // write is a Commit to be. Writes that share a key run one after the other, in order; the operations are built when the
 // turn comes, from the state as it is then, so that two writers of one Section never race for its revision.
 type write struct {
+	what string // names the write in crash points
 	keys []txn.SectionKey
 	// ops returns the operations; an error means that the write is not wanted any more, and done gets it. No operation
 	// at all: nothing to do, done is called as if written.
@@ -73,10 +75,12 @@ func (c *Conductor) startWrite(w write) {
 		return
 	}
 	c.work.Go(func() {
+		crashpoint.At("before-write-" + w.what)
 		rev, err := c.commit(ops)
 		if errors.Is(err, errAbandoned) {
 			return
 		}
+		crashpoint.At("after-write-" + w.what)
 		c.post(func() { c.finishWrite(w, rev, err) })
 	})
 }
@@ -144,6 +148,7 @@ func (c *Conductor) giveOrders() {
 	o.extending = true
 	next := o.reserved + orderBlock
 	c.submit(write{
+		what: "order",
 		ops: func() ([]store.Op, error) {
 			return []store.Op{{Kind: store.Put, Key: keyOrder, Value: encodeOrder(next)}}, nil
 		},
