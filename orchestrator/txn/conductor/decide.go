@@ -100,11 +100,11 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 			}
 			for _, ch := range o.changes {
 				now := c.sections[ch.key]
-				if now.version().GetTxn() != ch.base.GetVersion().GetTxn() {
+				if txn.BaseMoved(ch.base, now.section()) {
 					return nil, errBase
 				}
-				next[ch.key] = committedAfter(ch, o.state.Order, o.dead)
-				r := retiredRecord{Group: ch.key.Group, App: ch.key.App, Retired: retiredNames(now, next[ch.key], o.dead)}
+				next[ch.key] = txn.CommittedAfter(ch.key.App, ch.target, o.state.Order, o.dead)
+				r := retiredRecord{Group: ch.key.Group, App: ch.key.App, Retired: txn.RetiredNames(now.section(), next[ch.key], o.dead)}
 				retired = append(retired, r)
 				rec.Changes = append(rec.Changes, r)
 				ops = append(ops, now.put(ch.key, next[ch.key]))
@@ -131,33 +131,12 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 	})
 }
 
-// committedAfter is the Section that a change commits: its target without what died meanwhile. A removed Section leaves
-// its order number behind.
-func committedAfter(ch change, order uint64, dead map[string]bool) *lbagentv1.CommittedSection {
-	out := &lbagentv1.CommittedSection{Version: &lbagentv1.Version{Txn: order}}
-	if ch.target == nil {
-		out.Removed = true
-		out.Section = &lbagentv1.Section{App: ch.key.App}
-	} else {
-		out.Section = txn.Without(ch.target, dead)
+// section is the committed one; nil if there never was one.
+func (s *section) section() *lbagentv1.CommittedSection {
+	if s == nil {
+		return nil
 	}
-	return out
-}
-
-// retiredNames are the upstreams of now that next does not have, apart from the dead.
-func retiredNames(now *section, next *lbagentv1.CommittedSection, dead map[string]bool) []string {
-	keep := map[string]bool{}
-	for _, u := range next.GetSection().GetUpstreams() {
-		keep[u.GetName()] = true
-	}
-	var out []string
-	for _, u := range now.upstreams() {
-		if !keep[u.GetName()] && !dead[u.GetName()] {
-			out = append(out, u.GetName())
-		}
-	}
-	slices.Sort(out)
-	return out
+	return s.committed
 }
 
 func (s *section) version() *lbagentv1.Version {

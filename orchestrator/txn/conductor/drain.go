@@ -134,18 +134,7 @@ func (c *Conductor) inOpenTxn(key txn.SectionKey, name string) bool {
 
 // holds: the transaction can still put the name into traffic on some Host, or bring it back.
 func (o *transaction) holds(ch *change, name string) bool {
-	in := func(s *lbagentv1.Section) bool {
-		return slices.ContainsFunc(s.GetUpstreams(), func(u *lbagentv1.Upstream) bool { return u.GetName() == name })
-	}
-	switch {
-	case o.undecided():
-		return !o.dead[name] && (in(ch.target) || in(ch.base.GetSection()))
-	case o.state.Phase == txn.Committed:
-		return false // what it committed is in the Section, what it retired in its drain
-	default:
-		owed := slices.ContainsFunc(o.state.Hosts, func(h txn.Host) bool { return h.SentActivate && !h.Done })
-		return owed && in(ch.target)
-	}
+	return o.state.Holds(name, ch.target, ch.base.GetSection(), o.dead)
 }
 
 // tellDrain tells the Listener, once for every change, how far the drain is.

@@ -176,28 +176,16 @@ func (c *Conductor) behind(o *transaction, h *host) string {
 		}
 		for _, id := range sortedKeys(c.txns) {
 			other := c.txns[id]
-			if other != o && other.changeOf(ch.key) != nil && other.unfinished(h.name) {
+			if other != o && other.changeOf(ch.key) != nil && other.state.Unfinished(h.name) {
 				return "it has not finished transaction " + id
 			}
-		}
-		report := h.reports.Sections[ch.key.App]
-		if open := report.GetOpen(); open != nil && open.GetTxnId() != o.id() {
-			return "transaction " + open.GetTxnId() + " is still open there"
 		}
 		var committed *lbagentv1.CommittedSection
 		if s := c.sections[ch.key]; s != nil {
 			committed = s.committed
 		}
-		if report.GetVersion().GetTxn() > committed.GetVersion().GetTxn() {
-			return "it holds a version of " + ch.key.App + " that this orchestrator's store does not know: the store was lost or is an older copy"
-		}
-		if report.GetVersion().GetTxn() != committed.GetVersion().GetTxn() {
-			return "it does not hold the committed version yet"
-		}
-		if committed == nil {
-			if why := txn.Disagreement(h.reports, ch.key.App, nil); why != "" {
-				return why
-			}
+		if why := txn.Behind(h.reports, ch.key.App, o.id(), committed); why != "" {
+			return why
 		}
 	}
 	return ""
@@ -274,7 +262,7 @@ func (c *Conductor) suspectAll(h *host) {
 // inMotion: the Host is about to change the Section by itself. A Host that refuses a Commit is not: Sync brings it there.
 func (c *Conductor) inMotion(h *host, key txn.SectionKey) bool {
 	for _, o := range c.txns {
-		if o.changeOf(key) == nil || !o.unfinished(h.name) {
+		if o.changeOf(key) == nil || !o.state.Unfinished(h.name) {
 			continue
 		}
 		if m := o.host(h.name); o.state.Phase != txn.Committed || m.Reason == "" {
@@ -289,25 +277,21 @@ func (c *Conductor) inMotion(h *host, key txn.SectionKey) bool {
 	return c.writes.busy[key]
 }
 
-// syncOrder is the order number of a Sync to the Host: everything at or below it that is not open there has passed. So
-// it is below every undecided transaction, whose Prepare may still be on its way. If the Host has passed it on some
-// Section, it would refuse: then the Sync waits until those transactions are decided.
+// syncOrder is the order number of a Sync to the Host (txn.SyncOrder). False: the Sync has to wait.
 func (c *Conductor) syncOrder(h *host) (uint64, bool) {
-	order := c.orders.last
+	var undecided []uint64
 	for _, o := range c.txns {
-		if o.undecided() && o.state.Order != 0 && o.host(h.name) != nil {
-			order = min(order, o.state.Order-1)
+		if o.state.Undecided() && o.state.Order != 0 && o.host(h.name) != nil {
+			undecided = append(undecided, o.state.Order)
 		}
 	}
-	if order == c.orders.last {
-		return order, true
-	}
-	for key, passed := range c.passedOrders {
-		if key.Group == h.group && passed > order {
-			return 0, false
+	passed := uint64(0)
+	for key, order := range c.passedOrders {
+		if key.Group == h.group {
+			passed = max(passed, order)
 		}
 	}
-	return order, true
+	return txn.SyncOrder(c.orders.last, undecided, passed)
 }
 
 // sync installs the committed state of the whole Group on the Host.
@@ -385,7 +369,7 @@ func (c *Conductor) synced(h *host, sent map[string]*lbagentv1.CommittedSection,
 	// A Host that was synced past a Commit or an Amendment has it.
 	for _, id := range sortedKeys(c.txns) {
 		o := c.txns[id]
-		if o == nil || o.state.Phase != txn.Committed || !o.unfinished(h.name) {
+		if o == nil || o.state.Phase != txn.Committed || !o.state.Unfinished(h.name) {
 			continue
 		}
 		past := true

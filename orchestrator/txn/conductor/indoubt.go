@@ -39,7 +39,7 @@ func (c *Conductor) settleInDoubt(h *host) {
 		return
 	}
 	for _, id := range sortedKeys(open) {
-		if o := c.txns[id]; o != nil && (o.undecided() || o.unfinished(h.name)) {
+		if o := c.txns[id]; o != nil && (o.state.Undecided() || o.state.Unfinished(h.name)) {
 			continue
 		}
 		s := h.inDoubt[id]
@@ -73,7 +73,7 @@ func (c *Conductor) settle(h *host, s *settling, open *lbagentv1.OpenTxn) {
 				finish()
 				return
 			}
-			if o := c.txns[id]; o != nil && o.undecided() {
+			if o := c.txns[id]; o != nil && o.state.Undecided() {
 				finish() // begun meanwhile under the same id
 				return
 			}

@@ -59,7 +59,7 @@ func (c *Conductor) routeOwner(group, want string, except *transaction) (string,
 		}
 	}
 	for _, o := range c.txns {
-		if o == except || !o.granted || !o.undecided() {
+		if o == except || !o.granted || !o.state.Undecided() {
 			continue
 		}
 		for _, ch := range o.changes {

@@ -135,7 +135,7 @@ func (c *Conductor) leaveAway(a *amendment, now time.Time) {
 // comesWithAbort: the Host gets the insertion with the Abort that it still owes an answer to.
 func (c *Conductor) comesWithAbort(a *amendment, s *stage, name string) bool {
 	o := c.carrier(a)
-	return s == a.insert && o != nil && o.unfinished(name)
+	return s == a.insert && o != nil && o.state.Unfinished(name)
 }
 
 // done ends the stage on one Host.
@@ -345,7 +345,7 @@ func refusalText(r *lbagentv1.Refusal) string {
 // openOn: a transaction is open on the Section on that Host, so an answer there says nothing about the report.
 func (c *Conductor) openOn(key txn.SectionKey, host string) bool {
 	for _, o := range c.txns {
-		if o.changeOf(key) != nil && o.unfinished(host) {
+		if o.changeOf(key) != nil && o.state.Unfinished(host) {
 			return true
 		}
 	}

@@ -46,22 +46,6 @@ type change struct {
 
 func (o *transaction) id() string { return o.record.ID }
 
-// undecided: neither the record nor an abort exists yet.
-func (o *transaction) undecided() bool {
-	switch o.state.Phase {
-	case txn.Waiting, txn.Preparing, txn.Activating, txn.Deciding:
-		return true
-	default:
-		return false
-	}
-}
-
-// unfinished says whether the Host was told of the transaction and still owes its last answer.
-func (o *transaction) unfinished(host string) bool {
-	h := o.host(host)
-	return h != nil && h.SentPrepare && !h.Done
-}
-
 func (o *transaction) host(name string) *txn.Host {
 	for i := range o.state.Hosts {
 		if o.state.Hosts[i].Name == name {
@@ -294,7 +278,7 @@ func (c *Conductor) step(o *transaction, ev txn.Event) {
 		c.log.Info("transaction", "txn", o.id(), "deploy", o.record.Deploy, "order", o.state.Order, "from", before.String(),
 			"to", o.state.Phase.String(), "cause", o.state.Cause, "reason", o.state.Reason)
 		if before == txn.Waiting || before == txn.Preparing || before == txn.Activating || before == txn.Deciding {
-			if !o.undecided() {
+			if !o.state.Undecided() {
 				c.decided(o)
 			}
 		}
