@@ -5,7 +5,7 @@ set -euo pipefail
 # Debian keeps both proxies where an ordinary user's PATH does not look.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-want=(haproxy nginx libnginx-mod-http-lua libluajit2-5.1-2)
+want=(haproxy nginx libnginx-mod-http-lua libluajit2-5.1-2 redis-server zookeeper)
 missing=()
 for p in "${want[@]}"; do
 	status=$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null || true)
@@ -14,7 +14,7 @@ done
 
 if [ ${#missing[@]} -gt 0 ]; then
 	if ! command -v apt-get >/dev/null; then
-		echo "setup: needs ${missing[*]}, and this machine has no apt-get. Install them by hand (nginx with its Lua module and OpenResty's LuaJIT)." >&2
+		echo "setup: needs ${missing[*]}, and this machine has no apt-get. Install them by hand (nginx with its Lua module and OpenResty's LuaJIT; Redis and ZooKeeper for the tests)." >&2
 		exit 1
 	fi
 	sudo=()
@@ -25,6 +25,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 	echo "setup: installing from this system's packages: ${missing[*]}"
 	had_nginx=$(command -v nginx || true)
 	had_haproxy=$(command -v haproxy || true)
+	had_redis=$(command -v redis-server || true)
 	# Keep the packages from starting services on ports 80 and 8080 of this machine.
 	policy=/usr/sbin/policy-rc.d
 	if [ ! -e "$policy" ]; then
@@ -44,6 +45,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 	if [ -d /run/systemd/system ]; then
 		[ -n "$had_nginx" ] || "${sudo[@]}" systemctl disable --now nginx >/dev/null 2>&1 || true
 		[ -n "$had_haproxy" ] || "${sudo[@]}" systemctl disable --now haproxy >/dev/null 2>&1 || true
+		[ -n "$had_redis" ] || "${sudo[@]}" systemctl disable --now redis-server >/dev/null 2>&1 || true
 	fi
 fi
 
@@ -54,4 +56,6 @@ if ! ldconfig -p 2>/dev/null | grep -q libluajit-5.1.so.2 && ! ls /usr/lib/*/lib
 fi
 haproxy=$(haproxy -v | sed -n '1s/^HAProxy version \([^ ]*\).*/\1/p')
 nginx=$(nginx -v 2>&1 | sed 's|.*/||')
-echo "setup: HAProxy $haproxy, nginx $nginx with Lua, $(go version | cut -d' ' -f3)"
+redis=$(redis-server --version | sed -n 's/.* v=\([^ ]*\).*/\1/p')
+zookeeper=$(dpkg-query -W -f '${Version}' zookeeper 2>/dev/null | sed 's/-.*//' || true)
+echo "setup: HAProxy $haproxy, nginx $nginx with Lua, Redis $redis, ZooKeeper ${zookeeper:-by hand}, $(go version | cut -d' ' -f3)"
