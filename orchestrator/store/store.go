@@ -15,7 +15,12 @@ const FormatVersion = 1
 type Revision uint64
 
 // Fence is the term of the leader that writes. A store refuses a fence below the highest that it has seen.
-type Fence struct{ Epoch uint64 }
+type Fence struct {
+	Epoch uint64
+	// Session is the Consul session that holds the leader's lock; the Consul store checks in the same step that it still
+	// does. The others ignore it.
+	Session string
+}
 
 // Record is one stored value. The value belongs to the reader.
 type Record struct {
@@ -41,7 +46,7 @@ const (
 	Check
 )
 
-// Op is one operation of a Commit. At most 128 of them, and 512 KiB in all, so that every implementation can do it.
+// Op is one operation of a Commit. At most MaxOps of them, and MaxCommitBytes in all.
 type Op struct {
 	Kind   OpKind
 	Key    string
@@ -49,9 +54,11 @@ type Op struct {
 	Expect Revision // Replace and Check only
 }
 
-// Limits of one Commit and of one value, in all implementations.
+// Limits of one Commit, in all implementations. MaxOps is below the 128 operations of a Consul transaction by what the
+// Consul store needs for itself. Consul's own bound on bytes is on what is sent, which is compressed: a Commit of nearly
+// MaxCommitBytes that cannot be compressed is refused there with ErrLimit.
 const (
-	MaxOps         = 128
+	MaxOps         = 120
 	MaxCommitBytes = 512 << 10
 	MaxKeyBytes    = 512
 )
@@ -76,6 +83,9 @@ var (
 	ErrCompacted = errors.New("the revision is older than the kept history")
 	ErrUnknown   = errors.New("the outcome of the write is unknown")
 	ErrClosed    = errors.New("the store is closed")
+	// ErrWentBack: the store has lost Commits that it had acknowledged. The term is over, as with ErrUnknown; the next one
+	// rebuilds what can be rebuilt.
+	ErrWentBack = errors.New("the store went back: it has lost what it had acknowledged")
 )
 
 // ConflictError says which precondition did not hold.
@@ -92,7 +102,7 @@ func (e *ConflictError) Error() string {
 // Store is the port. Methods are safe for concurrent use.
 type Store interface {
 	// Commit applies ops atomically and durably if the fence is not stale and every precondition holds.
-	// Errors: ErrFenced, *ConflictError, ErrUnknown, or one that says that nothing was written.
+	// Errors: ErrFenced, *ConflictError, ErrUnknown, ErrWentBack, or one that says that nothing was written.
 	Commit(ctx context.Context, fence Fence, ops ...Op) (Revision, error)
 	// Get returns one record, or ErrNotFound.
 	Get(ctx context.Context, key string) (Record, error)

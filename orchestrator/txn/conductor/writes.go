@@ -106,7 +106,7 @@ func (c *Conductor) commit(ops []store.Op) (store.Revision, error) {
 	switch {
 	case errors.Is(err, store.ErrClosed) && c.ctx.Err() != nil:
 		return 0, errAbandoned
-	case errors.Is(err, store.ErrUnknown), errors.Is(err, store.ErrFenced), errors.Is(err, store.ErrClosed):
+	case errors.Is(err, store.ErrUnknown), errors.Is(err, store.ErrFenced), errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrWentBack):
 		c.fatal(err)
 		return 0, errAbandoned
 	}

@@ -1,0 +1,234 @@
+package servertest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience bounds the wait for a server to be ready, and for one to end.
+const patience = 60 * time.Second
+
+// Binary finds a program: what the environment variable env names, then the PATH, then .bin of the repository. Without it
+// the test is skipped on a developer's machine and fails in CI, so that it cannot rot. get says how to get it.
+func Binary(t testing.TB, name, env, get string) string {
+	t.Helper()
+	if path := os.Getenv(env); path != "" {
+		return path
+	}
+	if path, err := exec.LookPath(name); err == nil {
+		return path
+	}
+	for _, dir := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin", filepath.Join(repository(), ".bin")} {
+		path := filepath.Join(dir, name)
+		if info, err := os.Stat(path); err == nil && !info.IsDir() {
+			return path
+		}
+	}
+	why := fmt.Sprintf("%s is not there: %s, or name it in %s", name, get, env)
+	if os.Getenv("CI") != "" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+	return ""
+}
+
+// repository is the folder of go.mod at or above the working directory, "" if there is none.
+func repository() string {
+	dir, err := os.Getwd()
+	if err != nil {
+		return ""
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return ""
+		}
+		dir = up
+	}
+}
+
+// FreePorts returns n different TCP ports of 127.0.0.1 that nobody listens on, outside of the range that the kernel
+// gives to outgoing connections.
+func FreePorts(t testing.TB, n int) []int {
+	t.Helper()
+	var ports []int
+	taken := map[int]bool{}
+	for range 10_000 {
+		if len(ports) == n {
+			return ports
+		}
+		port := 12_000 + rand.IntN(20_000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil || taken[port] {
+			if err == nil {
+				_ = l.Close()
+			}
+			continue
+		}
+		_ = l.Close()
+		taken[port] = true
+		ports = append(ports, port)
+	}
+	t.Fatal("no free port was found")
+	return nil
+}
+
+// Process is one server of a test. Its methods fail the test; they are not safe for concurrent use with each other.
+type Process struct {
+	t     testing.TB
+	path  string
+	args  []string
+	dir   string
+	ready func(ctx context.Context) error
+
+	cmd  *exec.Cmd
+	out  *tail
+	done chan struct{}
+}
+
+// Start runs path with args in dir, waits until ready returns nil, and ends the process with the test. ready is called
+// again and again, with a context of its own.
+func Start(t testing.TB, dir, path string, args []string, ready func(ctx context.Context) error) *Process {
+	t.Helper()
+	p := &Process{t: t, path: path, args: args, dir: dir, ready: ready}
+	t.Cleanup(func() {
+		if t.Failed() && p.out != nil {
+			t.Logf("the last words of %s:\n%s", filepath.Base(path), p.out)
+		}
+		p.kill()
+	})
+	p.Start()
+	return p
+}
+
+// Start starts it again after Stop or Kill, and waits until it is ready.
+func (p *Process) Start() {
+	p.t.Helper()
+	if p.Running() {
+		p.t.Fatalf("%s runs already", p.path)
+	}
+	p.out = &tail{}
+	p.cmd = exec.Command(p.path, p.args...)
+	p.cmd.Dir = p.dir
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatalf("start %s: %v", p.path, err)
+	}
+	done, cmd := make(chan struct{}), p.cmd
+	p.done = done
+	go func() {
+		defer close(done)
+		_ = cmd.Wait() // how it ends is the test's own doing
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		err := p.ready(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-done:
+			p.t.Fatalf("%s ended before it was ready (%v):\n%s", p.path, err, p.out)
+		case <-ctx.Done():
+			p.t.Fatalf("%s was not ready in %v: %v\n%s", p.path, patience, err, p.out)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Running reports whether the process has been started and has not ended.
+func (p *Process) Running() bool {
+	if p.done == nil {
+		return false
+	}
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// PID returns the process's id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Stop asks it to end in good order (SIGTERM), and waits.
+func (p *Process) Stop() {
+	p.t.Helper()
+	p.signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		p.t.Fatalf("%s did not end in %v after SIGTERM", p.path, patience)
+	}
+}
+
+// Kill ends it as by kill -9, and waits.
+func (p *Process) Kill() {
+	p.t.Helper()
+	p.kill()
+}
+
+// Freeze stops it as by SIGSTOP: it keeps its connections and answers nothing. Thaw lets it go on.
+func (p *Process) Freeze() { p.t.Helper(); p.signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen process go on.
+func (p *Process) Thaw() { p.t.Helper(); p.signal(syscall.SIGCONT) }
+
+func (p *Process) signal(sig syscall.Signal) {
+	p.t.Helper()
+	if err := syscall.Kill(-p.cmd.Process.Pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+		p.t.Fatalf("signal %v to %s: %v", sig, p.path, err)
+	}
+}
+
+// kill ends the process group. The group's id cannot belong to anybody else before Wait has returned.
+func (p *Process) kill() {
+	if !p.Running() {
+		return
+	}
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	<-p.done
+}
+
+// tail keeps the last bytes of what a server prints.
+type tail struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+const keepTail = 16 << 10
+
+// Write implements io.Writer.
+func (w *tail) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.buf.Write(b)
+	if over := w.buf.Len() - keepTail; over > 0 {
+		w.buf.Next(over)
+	}
+	return len(b), nil
+}
+
+// String returns what is kept.
+func (w *tail) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.buf.String()
+}
