@@ -56,6 +56,8 @@ type HostVote struct {
 	Evidence []*lbagentv1.Evidence
 	// SentActivate: the Host counts as having been told to activate.
 	SentActivate bool
+	// Unproven: it was missing, as its Group's policy permits. Excluded: it is proven out of traffic.
+	Unproven, Excluded bool
 }
 
 // Cause says why a transaction was aborted: a closed vocabulary that users see.

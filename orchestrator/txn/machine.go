@@ -88,6 +88,12 @@ type Host struct {
 	SentPrepare, SentActivate bool
 	// Done: Commit acknowledged, or Aborted answered, or there is nothing to tell.
 	Done bool
+	// Unproven: it was missing, and the policy of its Group permits that: nothing is waited for, and its votes do not count
+	// any more. What it may have been told it may have done: it still owes Aborted, and it holds up every kill.
+	Unproven bool
+	// Excluded: an audited proof says that it gets no traffic. That stands for an Aborted or Drained that is missing; the
+	// Host is told all the same, for as long as it is known.
+	Excluded bool
 
 	// Connected: the Watch stream stands. CaughtUp: the Host holds the committed state that the bases name and has no
 	// older transaction left to finish; asked only before the first Prepare. Behind says why not.
@@ -119,6 +125,9 @@ type Host struct {
 	Evidence []*lbagentv1.Evidence
 }
 
+// owes: nothing stands for the Aborted that the Host has not answered (UNDO).
+func (h *Host) owes() bool { return h.SentActivate && !h.Done && !h.Excluded }
+
 // State is one transaction. It is a value: Step returns a new one and leaves its argument alone.
 type State struct {
 	ID, Deploy string
@@ -126,6 +135,8 @@ type State struct {
 	Phase      Phase
 	Deadline   time.Time
 	Hosts      []Host // sorted by name
+	// Policies of the Groups; a Group without one needs all its Hosts. Shared, read only.
+	Policies map[string]Policy
 
 	Cause  Cause
 	Reason string
@@ -209,6 +220,11 @@ type (
 		Cause  Cause
 		Reason string
 	}
+	// HostExcluded: see Host.Excluded. Gone: it was removed for good, so nobody is left to be told.
+	HostExcluded struct {
+		Host string
+		Gone bool
+	}
 	// Replaced: Abort carries something new, upstreams that replace the dead ones of the undo.
 	Replaced struct{}
 	// Tick: time passed.
@@ -226,6 +242,7 @@ func (MarkWritten) event()     {}
 func (DecisionWritten) event() {}
 func (WriteRefused) event()    {}
 func (AbortAsked) event()      {}
+func (HostExcluded) event()    {}
 func (Replaced) event()        {}
 func (Tick) event()            {}
 
@@ -321,8 +338,8 @@ func (s State) Key(now time.Time) string {
 	}
 	fmt.Fprintf(&b, "%d %d %q %t%t %s %s %s %t", s.Order, s.Phase, s.Cause, s.Marking, s.Marked, rel(s.Deadline), rel(s.RestoreBy), rel(s.TidyBy), s.Finished)
 	for _, h := range s.Hosts {
-		fmt.Fprintf(&b, "|%s %d %t%t%t%t%t %s %d %d %s %s %s %d %s %d %s", h.Name, h.Vote, h.SentPrepare, h.SentActivate, h.Done,
-			h.Connected, h.CaughtUp, rel(h.AwaySince), h.Call, h.Tries, rel(h.RetryAt), rel(h.FreshAt), rel(h.NotBefore), h.PID, rel(h.ReadAt),
+		fmt.Fprintf(&b, "|%s %d %t%t%t%t%t%t%t %s %d %d %s %s %s %d %s %d %s", h.Name, h.Vote, h.SentPrepare, h.SentActivate, h.Done,
+			h.Unproven, h.Excluded, h.Connected, h.CaughtUp, rel(h.AwaySince), h.Call, h.Tries, rel(h.RetryAt), rel(h.FreshAt), rel(h.NotBefore), h.PID, rel(h.ReadAt),
 			h.SeenPID, rel(h.SeenAt))
 	}
 	return b.String()
@@ -340,9 +357,9 @@ func (r Rules) Status(s State) Status {
 	for _, h := range s.Hosts {
 		out.Hosts = append(out.Hosts, HostVote{
 			Host: h.Name, Group: h.Group, Proxy: h.Proxy, Vote: h.Vote.String(), Reason: h.Reason,
-			Refusal: h.Refusal, Evidence: h.Evidence, SentActivate: h.SentActivate,
+			Refusal: h.Refusal, Evidence: h.Evidence, SentActivate: h.SentActivate, Unproven: h.Unproven, Excluded: h.Excluded,
 		})
-		if s.Phase == StuckRestoring && h.SentActivate && !h.Done && out.Next == "" {
+		if s.Phase == StuckRestoring && h.owes() && out.Next == "" {
 			out.Next = r.StartCommand(h.Name)
 		}
 	}
@@ -354,7 +371,7 @@ func (r Rules) stuckReason(s State) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s; not restored within %v:", s.Reason, r.Restore)
 	for _, h := range s.Hosts {
-		if !h.SentActivate || h.Done {
+		if !h.owes() {
 			continue
 		}
 		fmt.Fprintf(&b, " host %s has not answered", h.Name)

@@ -52,7 +52,7 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 		return def
 	}
 	switch d.Cmd {
-	case "begin": // begin HOST... [deadline=30s]
+	case "begin": // begin HOST... [deadline=30s] [policy=all-but(1)]
 		deadline, err := time.ParseDuration(option("deadline", "30s"))
 		if err != nil {
 			t.Fatal(err)
@@ -65,6 +65,11 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 		}
 		s.state = NewState("t1", "d1", s.now.Add(deadline), hosts, s.now)
 		s.phase = s.state.Phase
+		policy, err := ParsePolicy(option("policy", "all"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.state.Policies = map[string]Policy{"public": policy}
 		return s.state.Phase.String() + "\n"
 	case "grant":
 		return s.step(Granted{Order: 7})
@@ -105,6 +110,8 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 		return s.step(WriteRefused{Cause: CauseBaseMismatch, Reason: "the committed state moved on"})
 	case "abort":
 		return s.step(AbortAsked{Cause: CauseAsked, Reason: "kim asked"})
+	case "exclude": // exclude HOST [gone]
+		return s.step(HostExcluded{Host: arg(0), Gone: d.HasArg("gone")})
 	case "replaced":
 		return s.step(Replaced{})
 	case "tick": // tick DURATION
@@ -121,7 +128,7 @@ func (s *story) run(t *testing.T, d *datadriven.TestData) string {
 		}
 		old := s.state
 		s.state = NewState(old.ID, old.Deploy, old.Deadline, old.Hosts, s.now)
-		s.state.Order = old.Order
+		s.state.Order, s.state.Policies = old.Order, old.Policies
 		s.state = s.rules.Recover(s.state, f, s.now)
 		s.phase = 0
 		return s.step(Tick{})
@@ -193,6 +200,12 @@ func (s *story) status() string {
 		fmt.Fprintf(&b, "  %s %s", h.Host, h.Vote)
 		if h.SentActivate {
 			b.WriteString(" sent-activate")
+		}
+		if h.Unproven {
+			b.WriteString(" unproven")
+		}
+		if h.Excluded {
+			b.WriteString(" excluded")
 		}
 		if h.Reason != "" {
 			fmt.Fprintf(&b, " (%s)", h.Reason)

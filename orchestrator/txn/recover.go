@@ -1,6 +1,9 @@
 package txn
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Found is what the store holds of a transaction that an earlier leader left open.
 type Found struct {
@@ -14,6 +17,8 @@ type Found struct {
 	Cause    Cause
 	Reason   string
 	Activate bool
+	// Unproven are Hosts that the Commit record lists so.
+	Unproven []string
 }
 
 // Recover returns the transaction as a new leader takes it up: found = Commit, absent = Abort for good. No vote of an
@@ -30,6 +35,9 @@ func (r Rules) Recover(s State, f Found, now time.Time) State {
 		}
 		if f.Decided {
 			h.Vote = VoteVerified // The record lists it.
+			if slices.Contains(f.Unproven, h.Name) {
+				h.Vote, h.Unproven = VoteNone, true
+			}
 		}
 	}
 	if f.Decided {

@@ -56,8 +56,11 @@ type world struct {
 	marked  bool // what the store holds
 	decided bool
 	saved   *Found
-	told    bool // an Abort was sent: it must never be decided
-	budget  budget
+	// unproven are the Hosts that the record lists so. excluded: proven out of traffic, durably.
+	unproven []string
+	excluded [2]bool
+	told     bool // an Abort was sent: it must never be decided
+	budget   budget
 }
 
 type modelHost struct {
@@ -67,7 +70,7 @@ type modelHost struct {
 }
 
 // budget bounds how often each fault may still happen.
-type budget struct{ crash, lose, repeat, restart, refuse, lapse, reload, abort, replace, link, tick int }
+type budget struct{ crash, lose, repeat, restart, refuse, lapse, reload, abort, replace, link, tick, exclude int }
 
 var searchRules = Rules{
 	Fresh: 2 * time.Second, HostWait: 5 * time.Second, Restore: 60 * time.Second, Tidy: 2 * time.Second,
@@ -89,8 +92,8 @@ func (w *world) key() string {
 		msgs = append(msgs, fmt.Sprintf("%d%v%t%t%t%t%v%v%d", m.host, m.call, m.answer, m.no, current, m.epoch == w.epoch, w.now.Sub(m.sentAt), w.now.Sub(m.readAt), m.pid))
 	}
 	sort.Strings(msgs)
-	return fmt.Sprintf("%s|%d%v%t%t%t%t%t%t|%v|%v", w.state.Key(w.now), w.epoch, w.hosts, w.marking, w.writing, w.marked, w.decided, w.saved != nil, w.told,
-		msgs, w.budget)
+	return fmt.Sprintf("%s|%d%v%v%v%t%t%t%t%t%t|%v|%v", w.state.Key(w.now), w.epoch, w.hosts, w.unproven, w.excluded, w.marking, w.writing, w.marked,
+		w.decided, w.saved != nil, w.told, msgs, w.budget)
 }
 
 // search explores, breadth first, all states that are reachable within the budget.
@@ -154,7 +157,19 @@ func (s *search) carryOut(w *world, e Effect) {
 		w.marking = true
 	case WriteDecision:
 		w.writing = true
+		w.unproven = nil
+		for _, h := range w.state.Hosts {
+			if h.Unproven {
+				w.unproven = append(w.unproven, h.Name)
+			}
+		}
+		if n := len(w.unproven); n > w.state.Policies["public"].Spares(len(w.state.Hosts)) {
+			s.fail(w, fmt.Sprintf("the decision was asked for with %d hosts missing, which the policy does not permit (ALL-OR-OLD)", n))
+		}
 		for i, h := range w.state.Hosts {
+			if h.Unproven {
+				continue
+			}
 			if h.Vote != VoteVerified || h.FreshAt.IsZero() || w.now.Sub(h.FreshAt) > searchRules.Fresh {
 				s.fail(w, "the decision was asked for without a fresh Verified of "+h.Name)
 			}
@@ -186,7 +201,7 @@ func (s *search) check(w *world) {
 		if h.phase == committed && !w.decided {
 			s.fail(w, "a host committed without a record")
 		}
-		if w.state.Phase == RolledBack && (h.phase == active || h.phase == broken) {
+		if w.state.Phase == RolledBack && !w.excluded[i] && (h.phase == active || h.phase == broken) {
 			s.fail(w, fmt.Sprintf("shown as rolled back while host %d is active (UNDO)", i+1))
 		}
 	}
@@ -370,6 +385,13 @@ func (s *search) hostFaults(w *world, i int) {
 		c.hosts[i].pid++
 		s.add(s.step(c, ProcessSeen{Host: name, PID: c.hosts[i].pid, At: c.now.Add(time.Millisecond)}))
 	}
+	// An exclusion waits until no transaction of the Group is undecided.
+	if w.budget.exclude > 0 && !w.excluded[i] && !w.writing && (w.decided || w.state.Phase == Restoring || w.state.Phase == StuckRestoring) {
+		c := w.clone()
+		c.budget.exclude--
+		c.excluded[i] = true
+		s.add(s.step(c, HostExcluded{Host: name}))
+	}
 }
 
 // wrote is w after its write reached the store.
@@ -394,6 +416,9 @@ func (s *search) crash(w *world) *world {
 		return w // nothing was recorded: nobody knows of it
 	}
 	f := Found{Marked: w.marked, Decided: w.decided, CommittedAt: w.now}
+	if f.Decided {
+		f.Unproven = w.unproven
+	}
 	if w.saved != nil {
 		f = *w.saved
 		f.Marked = w.marked
@@ -403,9 +428,14 @@ func (s *search) crash(w *world) *world {
 		hosts = append(hosts, Host{Name: h.Name, Group: h.Group, Connected: h.Connected, Attempt: h.Attempt})
 	}
 	w.state = NewState(old.ID, old.Deploy, old.Deadline, hosts, w.now)
-	w.state.Order = old.Order
+	w.state.Order, w.state.Policies = old.Order, old.Policies
 	w.state = searchRules.Recover(w.state, f, w.now)
 	s.moves[fmt.Sprintf("%v>%v", Phase(0), w.state.Phase)] = true
+	for i, out := range w.excluded {
+		if out {
+			w = s.step(w, HostExcluded{Host: w.state.Hosts[i].Name})
+		}
+	}
 	return s.step(w, Tick{})
 }
 
@@ -443,7 +473,7 @@ func (s *search) settle(w *world) {
 					c = s.step(c, NoAnswer{Host: h.Name, Call: h.Call, Attempt: h.Attempt, Err: "timeout"})
 				}
 			}
-			c = s.step(c, Tick{})
+			c = s.sync(s.step(c, Tick{}))
 		}
 		if c.state.Phase == Waiting {
 			c = s.step(c, Granted{Order: 1})
@@ -452,10 +482,23 @@ func (s *search) settle(w *world) {
 	s.fail(c, "no end in sight (EVERY-STATE-ENDS)")
 }
 
+// sync brings a Host that was missing at the Commit, and therefore refuses it, to the committed state by other means.
+func (s *search) sync(w *world) *world {
+	for i, h := range w.state.Hosts {
+		if h.Unproven && !h.Done && w.decided && w.hosts[i].phase != active {
+			w.hosts[i].phase = committed
+			w = s.step(w, Answer{Host: h.Name, Call: CallCommit})
+		}
+	}
+	return w
+}
+
 // ended: all Hosts agree with the decision.
 func (s *search) ended(from, w *world) {
 	for i, h := range w.hosts {
 		switch {
+		case w.decided && h.phase == idle && slices.Contains(w.unproven, w.state.Hosts[i].Name):
+			// It never heard of it: it is synced past it, as every Host that comes back.
 		case w.decided && h.phase != committed:
 			s.fail(from, fmt.Sprintf("ended committed, and host %d is in phase %d", i+1, h.phase))
 		case !w.decided && (h.phase == active || h.phase == broken || h.phase == committed):
@@ -464,7 +507,7 @@ func (s *search) ended(from, w *world) {
 	}
 }
 
-func newSearch(t *testing.T, b budget, limit int) *search {
+func newSearch(t *testing.T, b budget, policy Policy, limit int) *search {
 	s := &search{t: t, seen: map[string]bool{}, moves: map[string]bool{}, limit: limit}
 	w := &world{now: epochStart, epoch: 1, budget: b}
 	var hosts []Host
@@ -473,6 +516,7 @@ func newSearch(t *testing.T, b budget, limit int) *search {
 		hosts = append(hosts, Host{Name: fmt.Sprintf("lb%d", i+1), Group: "public", Connected: true, CaughtUp: true})
 	}
 	w.state = NewState("t1", "d1", w.now.Add(30*time.Second), hosts, w.now)
+	w.state.Policies = map[string]Policy{"public": policy}
 	s.add(w)
 	s.add(s.step(w, Granted{Order: 1}))
 	return s
@@ -498,29 +542,40 @@ func TestExhaustive(t *testing.T) {
 		limit = n
 	}
 	moves := map[string]bool{}
-	for name, b := range map[string]budget{
-		"no fault":              {},
-		"crash, repeat":         {crash: 1, repeat: 1},
-		"two crashes":           {crash: 2},
-		"crash, lose":           {crash: 1, lose: 1},
-		"lose, repeat":          {lose: 1, repeat: 1},
-		"refuse, repeat":        {refuse: 1, repeat: 1},
-		"refuse, crash":         {refuse: 1, crash: 1},
-		"agent restart, repeat": {restart: 1, repeat: 1},
-		"agent restart, crash":  {restart: 1, crash: 1},
-		"lapse, crash":          {lapse: 1, crash: 1},
-		"reload, lapse":         {reload: 1, lapse: 1},
-		"reload, time":          {reload: 1, tick: 2},
-		"abort, crash":          {abort: 1, crash: 1},
-		"abort, repeat":         {abort: 1, repeat: 1},
-		"abort, replace, crash": {abort: 1, replace: 1, crash: 1},
-		"refuse, replace, lose": {refuse: 1, replace: 1, lose: 1},
-		"time":                  {tick: 5, lose: 1},
-		"link, time":            {link: 2, tick: 3},
-		"refuse, lose, time":    {refuse: 1, lose: 1, tick: 2},
-		"abort, time, link":     {abort: 1, tick: 2, link: 1},
+	all, allButOne := Policy{}, Policy{AllBut: 1}
+	for name, c := range map[string]struct {
+		budget
+		policy Policy
+	}{
+		"no fault":              {budget{}, all},
+		"crash, repeat":         {budget{crash: 1, repeat: 1}, all},
+		"two crashes":           {budget{crash: 2}, all},
+		"crash, lose":           {budget{crash: 1, lose: 1}, all},
+		"lose, repeat":          {budget{lose: 1, repeat: 1}, all},
+		"refuse, repeat":        {budget{refuse: 1, repeat: 1}, all},
+		"refuse, crash":         {budget{refuse: 1, crash: 1}, all},
+		"agent restart, repeat": {budget{restart: 1, repeat: 1}, all},
+		"agent restart, crash":  {budget{restart: 1, crash: 1}, all},
+		"lapse, crash":          {budget{lapse: 1, crash: 1}, all},
+		"reload, lapse":         {budget{reload: 1, lapse: 1}, all},
+		"reload, time":          {budget{reload: 1, tick: 2}, all},
+		"abort, crash":          {budget{abort: 1, crash: 1}, all},
+		"abort, repeat":         {budget{abort: 1, repeat: 1}, all},
+		"abort, replace, crash": {budget{abort: 1, replace: 1, crash: 1}, all},
+		"refuse, replace, lose": {budget{refuse: 1, replace: 1, lose: 1}, all},
+		"time":                  {budget{tick: 5, lose: 1}, all},
+		"link, time":            {budget{link: 2, tick: 3}, all},
+		"refuse, lose, time":    {budget{refuse: 1, lose: 1, tick: 2}, all},
+		"abort, time, link":     {budget{abort: 1, tick: 2, link: 1}, all},
+		"abort, time, exclude":  {budget{abort: 1, tick: 1, exclude: 1, lose: 1}, all},
+		"exclude, crash":        {budget{abort: 1, exclude: 1, crash: 1}, all},
+		"spare, link, time":     {budget{link: 3, tick: 3}, allButOne},
+		"spare, link, crash":    {budget{link: 1, tick: 2, crash: 1}, allButOne},
+		"spare, refuse, link":   {budget{link: 1, tick: 2, refuse: 1}, allButOne},
+		"spare, restart, link":  {budget{link: 1, tick: 2, restart: 1}, allButOne},
+		"spare, link, exclude":  {budget{link: 1, tick: 2, abort: 1, exclude: 1}, allButOne},
 	} {
-		s := newSearch(t, b, limit)
+		s := newSearch(t, c.budget, c.policy, limit)
 		s.run()
 		full := ""
 		if len(s.seen) >= limit {

@@ -49,6 +49,12 @@ func (s *step) apply(ev Event) {
 		if s.undecided() {
 			s.becomeAborting(ev.Cause, ev.Reason)
 		}
+	case HostExcluded:
+		if h := s.host(ev.Host); h != nil && (!h.Excluded || ev.Gone && !h.Done) {
+			h.Excluded = true
+			h.Done = h.Done || ev.Gone
+			s.changed = true
+		}
 	case Replaced:
 		if s.aborted() {
 			s.abortAgain()
@@ -140,6 +146,9 @@ func (s *step) answer(h *Host, a Answer) {
 	if h.Call == a.Call {
 		h.Call = CallNone
 	}
+	if h.Unproven && s.undecided() {
+		return // it was given up: the Commit does without it
+	}
 	if a.Refusal != nil {
 		s.refused(h, a)
 		return
@@ -228,7 +237,7 @@ func (s *step) refused(h *Host, a Answer) {
 
 // reported takes what the Host says of the transaction by itself.
 func (s *step) reported(h *Host, r Reported) {
-	if s.Phase != Preparing && s.Phase != Activating {
+	if (s.Phase != Preparing && s.Phase != Activating) || h.Unproven {
 		return
 	}
 	fail := func(cause Cause, what string) {
@@ -281,6 +290,12 @@ func (s *step) becomeDeciding() {
 
 func (s *step) becomeCommitted(at time.Time) {
 	s.CommittedAt = at
+	for i := range s.Hosts {
+		// One that never heard of the transaction has nothing to be told: it is synced past it.
+		if h := &s.Hosts[i]; h.Unproven && !h.SentPrepare {
+			h.Done = true
+		}
+	}
 	s.become(Committed)
 	s.emit(Unlock{})
 }
@@ -319,10 +334,10 @@ func (s *step) abortAgain() {
 	}
 }
 
-// restored: every Host that was sent Activate has answered Aborted (UNDO).
+// restored: every Host that was sent Activate has answered Aborted, or is proven out of traffic (UNDO).
 func (s *step) restored() bool {
 	for _, h := range s.Hosts {
-		if h.Done {
+		if h.Done || h.Excluded {
 			continue
 		}
 		if h.SentActivate || (h.SentPrepare && h.Connected && s.now.Before(s.TidyBy)) {
@@ -341,6 +356,25 @@ func (s *step) all(ok func(*Host) bool) bool {
 	return true
 }
 
+// proved asks it of every Host that was not given up. Those are never all of a Group (Policy.Spares).
+func (s *step) proved(ok func(*Host) bool) bool {
+	return s.all(func(h *Host) bool { return h.Unproven || ok(h) })
+}
+
+// spare: the policy of the Host's Group permits that it is missing too.
+func (s *step) spare(h *Host) bool {
+	members, missing := 0, 0
+	for _, o := range s.Hosts {
+		if o.Group == h.Group {
+			members++
+			if o.Unproven {
+				missing++
+			}
+		}
+	}
+	return missing < s.Policies[h.Group].Spares(members)
+}
+
 // advance does what the state calls for now: give up, go on, send.
 func (s *step) advance() {
 	s.watchAway()
@@ -351,11 +385,11 @@ func (s *step) advance() {
 	case Preparing:
 		for i := range s.Hosts {
 			h := &s.Hosts[i]
-			if h.Vote == VoteNone && h.Connected && (h.CaughtUp || h.SentPrepare) {
+			if h.Vote == VoteNone && !h.Unproven && h.Connected && (h.CaughtUp || h.SentPrepare) {
 				h.SentPrepare = s.want(h, CallPrepare) || h.SentPrepare
 			}
 		}
-		ready := s.all(func(h *Host) bool { return h.Vote == VoteReady && h.Connected })
+		ready := s.proved(func(h *Host) bool { return h.Vote == VoteReady && h.Connected })
 		switch {
 		case ready && s.Marked:
 			s.becomeActivating()
@@ -397,21 +431,21 @@ func (s *step) advance() {
 }
 
 func (s *step) advanceActivating() {
-	if s.all(func(h *Host) bool { return h.Vote == VoteVerified }) {
-		if s.all(func(h *Host) bool { return s.age(h) <= s.rules.Fresh }) {
+	if s.proved(func(h *Host) bool { return h.Vote == VoteVerified }) {
+		if s.proved(func(h *Host) bool { return s.age(h) <= s.rules.Fresh }) {
 			s.becomeDeciding()
 			return
 		}
 		for i := range s.Hosts {
 			// With one that is too old, also ask those that soon will be: then all answers of this round count together.
-			if h := &s.Hosts[i]; s.age(h) > s.rules.Fresh/2 {
+			if h := &s.Hosts[i]; !h.Unproven && s.age(h) > s.rules.Fresh/2 {
 				s.want(h, CallVerify)
 			}
 		}
 		return
 	}
 	for i := range s.Hosts {
-		if h := &s.Hosts[i]; h.Vote == VoteReady {
+		if h := &s.Hosts[i]; h.Vote == VoteReady && !h.Unproven {
 			s.want(h, CallActivate)
 			h.SentActivate = true
 		}
@@ -451,6 +485,9 @@ func (s *step) watchAway() {
 	}
 	for i := range s.Hosts {
 		h := &s.Hosts[i]
+		if h.Unproven {
+			continue
+		}
 		if h.Connected && (h.CaughtUp || h.SentPrepare) {
 			h.AwaySince = time.Time{}
 			continue
@@ -458,7 +495,13 @@ func (s *step) watchAway() {
 		if h.AwaySince.IsZero() {
 			h.AwaySince = s.now
 		}
-		if s.now.Sub(h.AwaySince) >= s.rules.HostWait {
+		switch {
+		case s.now.Sub(h.AwaySince) < s.rules.HostWait:
+		case s.spare(h):
+			h.Unproven, h.Reason, h.AwaySince = true, s.missing(h), time.Time{}
+			h.Call, h.Tries, h.RetryAt = CallNone, 0, time.Time{}
+			s.changed = true
+		default:
 			s.becomeAborting(CauseHostMissing, s.missing(h))
 			return
 		}

@@ -45,9 +45,9 @@ func Transitions() []Transition {
 		{Deciding, "record durable", Committed},
 		{Deciding, "record refused", Restoring},
 		{Deciding, "record refused, no Section", RolledBack},
-		{Restoring, "every Host sent Activate is Aborted", RolledBack},
+		{Restoring, "every Host sent Activate is Aborted or excluded", RolledBack},
 		{Restoring, "restore deadline", StuckRestoring},
-		{StuckRestoring, "every Host sent Activate is Aborted", RolledBack},
+		{StuckRestoring, "every Host sent Activate is Aborted or excluded", RolledBack},
 		{0, "new leader finds the record", Committed},
 		{0, "new leader finds no record", Restoring},
 	}
