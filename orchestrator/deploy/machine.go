@@ -149,7 +149,9 @@ type Deploy struct {
 	Failures map[int]int `json:"failures,omitempty"` // by instance
 	Attempts int         `json:"attempts"`           // incarnations launched so far; makes task ids unique
 
-	Txn        string               `json:"txn,omitempty"`
+	Txn string `json:"txn,omitempty"`
+	// Leaving: the Deploy has asked for the transaction's abort by itself.
+	Leaving    bool                 `json:"leaving,omitempty"`
 	Txns       int                  `json:"txns"`
 	Retries    int                  `json:"retries"`
 	Generation uint64               `json:"generation"`

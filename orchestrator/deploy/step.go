@@ -177,7 +177,7 @@ func (r *run) begin() {
 	}
 	r.d.Txns++
 	r.d.Txn = fmt.Sprintf("%s.%d", r.d.ID, r.d.Txns)
-	r.d.Hosts = nil
+	r.d.Hosts, r.d.Leaving = nil, false
 	r.say(CodeRunning, "every task is ready; hosts prepare")
 	r.out = append(r.out, BeginTxn{ID: r.d.Txn})
 	r.to(StepPreparing, r.d.Reason)
@@ -299,7 +299,8 @@ func (r *run) ended(m *Member, why string) {
 		// launch replaces it when the pause is over.
 	case m.Kept:
 		// Removed from base and target by an Amendment; the scheduler replaces it after the Commit.
-	case r.d.Step == StepPreparing, r.d.Step == StepActivating, r.d.Step == StepCommitting:
+	case r.d.Step == StepPreparing, r.d.Step == StepActivating, r.d.Step == StepCommitting, r.d.Step == StepRestoring && !r.d.Leaving:
+		// Restoring too: a transaction that is undone for another's fault would try again with this task.
 		if failures >= MaxFailures {
 			r.d.Verdict = &verdict
 			r.askOutput()
@@ -311,6 +312,7 @@ func (r *run) ended(m *Member, why string) {
 // abortTxn asks the coordinator to give the transaction up, and waits for its answer in restoring. If the Commit was
 // faster, that answer is Committed.
 func (r *run) abortTxn(cause, reason string) {
+	r.d.Leaving = true
 	r.out = append(r.out, AbortTxn{ID: r.d.Txn, Cause: cause, Reason: reason})
 	r.say(CodeOf(cause), reason)
 	r.to(StepRestoring, reason)

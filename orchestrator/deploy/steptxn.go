@@ -12,6 +12,7 @@ func (r *run) txnChanged(in TxnChanged) {
 		r.d.Generation = in.Order
 	}
 	r.hosts(in.Hosts)
+	r.taken(in)
 	undoing := r.d.Step == StepRestoring || r.d.Step == StepRestoreStuck
 	switch in.Phase {
 	case TxnWaiting, TxnPreparing:
@@ -46,6 +47,21 @@ func (r *run) txnChanged(in TxnChanged) {
 		r.because(in)
 		r.undone(in)
 	}
+}
+
+// taken goes back to preparing with a transaction that was undone only because it was merged with another that failed: the
+// coordinator tries it again by itself, under the same id. An abort that the Deploy has asked for is on its way all the same.
+func (r *run) taken(in TxnChanged) {
+	switch in.Phase {
+	case TxnWaiting, TxnPreparing, TxnActivating, TxnDeciding:
+	default:
+		return
+	}
+	if r.d.Step != StepRestoring || r.d.Leaving || r.d.Ask != nil || r.d.Verdict != nil {
+		return
+	}
+	r.say(CodeRunning, "every task is ready; hosts prepare again")
+	r.to(StepPreparing, r.d.Reason)
 }
 
 // because takes over the coordinator's reason, unless the Deploy itself asked for the abort and knows better.

@@ -42,7 +42,8 @@ type fakeCoordinator struct {
 	answers []txn.Amended
 }
 
-func (c *fakeCoordinator) Begin(_ context.Context, p txn.Proposal) error {
+func (c *fakeCoordinator) Begin(_ context.Context, proposals ...txn.Proposal) error {
+	p := proposals[0]
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, ok := c.txns[p.ID]; ok {

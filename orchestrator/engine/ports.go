@@ -164,7 +164,8 @@ type ProbeEvent struct {
 
 // Coordinator is what the engine asks of the two-phase coordinator.
 type Coordinator interface {
-	Begin(ctx context.Context, p txn.Proposal) error
+	// Begin takes one proposal, or several that commit together or not at all (lock-step).
+	Begin(ctx context.Context, proposals ...txn.Proposal) error
 	// Abort gives a transaction up in any phase; one that is committed stays so, and its Status says it.
 	Abort(ctx context.Context, id string, cause txn.Cause, reason string) error
 	// Outcome is false for a transaction that was never begun.

@@ -18,19 +18,28 @@ func sections(names ...string) []SectionKey {
 	return out
 }
 
+// flat writes what was granted together as "1+2".
+func flat(grants []Grant) []string {
+	var out []string
+	for _, g := range grants {
+		out = append(out, strings.Join(g, "+"))
+	}
+	return out
+}
+
 func TestLockOrder(t *testing.T) {
 	var table LockTable
 	add := func(r LockRequest, want ...string) {
 		t.Helper()
-		var got []string
-		if table, got = table.Add(r); !slices.Equal(got, want) {
+		var got []Grant
+		if table, got = table.Add(r); !slices.Equal(flat(got), want) {
 			t.Fatalf("adding %s granted %v, want %v", r.ID, got, want)
 		}
 	}
 	release := func(id string, want ...string) {
 		t.Helper()
-		var got []string
-		if table, got = table.Release(id); !slices.Equal(got, want) {
+		var got []Grant
+		if table, got = table.Release(id); !slices.Equal(flat(got), want) {
 			t.Fatalf("releasing %s granted %v, want %v", id, got, want)
 		}
 	}
@@ -54,30 +63,97 @@ func TestLockOrder(t *testing.T) {
 	release("nobody")
 }
 
+func TestLockMerge(t *testing.T) {
+	frame := []string{"g"}
+	reload := func(id string, apps ...string) LockRequest {
+		return LockRequest{ID: id, Sections: sections(apps...), Exclusive: frame, Merge: true, Weight: len(apps)}
+	}
+	with := func(r LockRequest, f func(*LockRequest)) LockRequest { f(&r); return r }
+	for _, tt := range []struct {
+		name     string
+		requests []LockRequest
+		want     string // each round's grants, as the holder lets go
+	}{
+		{"all that wait for the Frame lock", []LockRequest{reload("1", "g/a"), reload("2", "g/b"), reload("3", "g/c")}, "1 2+3"},
+		{"not what keeps to itself", []LockRequest{reload("1", "g/a"), reload("2", "g/b"), with(reload("3", "g/c"), func(r *LockRequest) { r.Merge = false })}, "1 2 3"},
+		{"not the same Section, nor who waits behind it", []LockRequest{reload("1", "g/a"), reload("2", "g/b"), reload("3", "g/b"), reload("4", "g/c")}, "1 2 3+4"},
+		{"not the same route", []LockRequest{
+			reload("1", "g/a"), with(reload("2", "g/b"), func(r *LockRequest) { r.Claims = []string{"/x"} }), with(reload("3", "g/c"), func(r *LockRequest) { r.Claims = []string{"/x"} }),
+		}, "1 2 3"},
+		{"rollbacks among themselves", []LockRequest{
+			reload("1", "g/a"), reload("2", "g/b"), with(reload("3", "g/c"), func(r *LockRequest) { r.Rollback = true }), with(reload("4", "g/d"), func(r *LockRequest) { r.Rollback = true }),
+		}, "1 3+4 2"},
+		{"what is tried again before the others", []LockRequest{
+			reload("1", "g/a"), reload("2", "g/b"), with(reload("3", "g/c"), func(r *LockRequest) { r.Again, r.Merge = true, false }),
+		}, "1 3 2"},
+		{"no more than one Commit can hold", []LockRequest{
+			reload("1", "g/a"), with(reload("2", "g/b"), func(r *LockRequest) { r.Weight = MaxMergedWeight }), reload("3", "g/c"), reload("4", "g/d"),
+		}, "1 2 3+4"},
+		{"one that needs no reload goes by itself", []LockRequest{reload("1", "g/a"), {ID: "2", Sections: sections("g/b"), Merge: true}, {ID: "3", Sections: sections("g/c"), Merge: true}}, "1 2 3"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var table LockTable
+			var grants []Grant
+			table, open := table.Add(tt.requests[0])
+			for _, r := range tt.requests[1:] {
+				table, grants = table.Add(r)
+				open = append(open, grants...)
+			}
+			var story []string
+			for len(open) > 0 {
+				story = append(story, strings.Join(open[0], "+"))
+				table, grants = table.Release(open[0][0])
+				open = append(open[1:], grants...)
+			}
+			if got := strings.Join(story, " "); got != tt.want {
+				t.Errorf("granted %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
 // TestLockLaws: nobody holds what another one holds, and when all holders let go, everybody has had a turn.
 func TestLockLaws(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var table LockTable
 		requests := map[string]LockRequest{}
-		var held, done []string
-		granted := func(ids []string) {
-			for _, id := range ids {
-				for _, h := range held {
-					if conflict(requests[id], requests[h]) {
-						t.Fatalf("%s was granted while %s holds the same", id, h)
+		var held []Grant
+		var done []string
+		granted := func(grants []Grant) {
+			for _, g := range grants {
+				weight := 0
+				for i, id := range g {
+					for _, other := range g[:i] {
+						if !sameSet(requests[id].Exclusive, requests[other].Exclusive) || requests[id].Rollback != requests[other].Rollback {
+							t.Fatalf("%s and %s were merged", id, other)
+						}
+						for _, k := range requests[id].Sections {
+							if slices.Contains(requests[other].Sections, k) {
+								t.Fatalf("%s and %s were merged and both change %v", id, other, k)
+							}
+						}
+					}
+					weight += requests[id].Weight
+					for _, h := range slices.Concat(held...) {
+						if conflict(requests[id], requests[h]) {
+							t.Fatalf("%s was granted while %s holds the same", id, h)
+						}
 					}
 				}
-				held = append(held, id)
+				if len(g) > 1 && weight > MaxMergedWeight {
+					t.Fatalf("%v weigh %d together", g, weight)
+				}
+				held = append(held, g)
 			}
 		}
 		letGo := func() {
 			i := rapid.IntRange(0, len(held)-1).Draw(t, "who")
-			id := held[i]
+			g := held[i]
 			held = slices.Delete(held, i, i+1)
-			done = append(done, id)
-			var ids []string
-			table, ids = table.Release(id)
-			granted(ids)
+			done = append(done, g...)
+			var next []Grant
+			table, next = table.Release(g[0])
+			granted(next)
 		}
 		n := rapid.IntRange(1, 12).Draw(t, "requests")
 		for i := range n {
@@ -86,10 +162,13 @@ func TestLockLaws(t *testing.T) {
 			if rapid.IntRange(0, 4).Draw(t, "exclusive") == 0 {
 				r.Exclusive = []string{r.Sections[0].Group}
 			}
+			r.Merge = rapid.Bool().Draw(t, "merge")
+			r.Again = rapid.IntRange(0, 4).Draw(t, "again") == 0
+			r.Weight = rapid.IntRange(1, MaxMergedWeight).Draw(t, "weight")
 			requests[r.ID] = r
-			var ids []string
-			table, ids = table.Add(r)
-			granted(ids)
+			var next []Grant
+			table, next = table.Add(r)
+			granted(next)
 			if len(held) > 0 && rapid.Bool().Draw(t, "release") {
 				letGo()
 			}

@@ -59,6 +59,9 @@ func (s *handler) Prepare(ctx context.Context, r *connect.Request[lbagentv1.Prep
 		return nil, err
 	}
 	if no == nil {
+		no = s.h.blame("prepare", r.Msg.GetChanges())
+	}
+	if no == nil {
 		no = s.prepare(r.Msg)
 	}
 	if no != nil {
@@ -104,6 +107,9 @@ func (s *handler) Activate(ctx context.Context, r *connect.Request[lbagentv1.Act
 	o := s.h.open[r.Msg.GetTxnId()]
 	if no == nil && o == nil {
 		no = refuse(lbagentv1.RefusalReason_REFUSAL_REASON_ABORTED, "not open")
+	}
+	if no == nil {
+		no = s.h.blame("activate", o.changes)
 	}
 	if no != nil {
 		return connect.NewResponse(&lbagentv1.ActivateResponse{Answer: &lbagentv1.ActivateResponse_Refusal{Refusal: no}}), nil

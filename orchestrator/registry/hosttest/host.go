@@ -35,6 +35,7 @@ type Host struct {
 	open     map[string]*openTxn
 	outcomes map[string]bool // true: committed
 	bend     map[string]func(n int) *lbagentv1.Refusal
+	guilty   map[string]guilt // by App
 	calls    map[string]int
 	log      []string
 	lie      bool
@@ -45,6 +46,12 @@ type section struct {
 	draining  []*lbagentv1.Upstream
 	drained   map[string]bool
 	passed    uint64
+}
+
+// guilt is a call that is refused whenever its transaction changes the App.
+type guilt struct {
+	call  string
+	named bool
 }
 
 type openTxn struct {
@@ -61,7 +68,7 @@ func Start(t testing.TB, name, group string) *Host {
 	h := &Host{
 		Name: name, Group: group, pid: 1000, thawed: make(chan struct{}), changed: make(chan struct{}),
 		sections: map[string]*section{}, open: map[string]*openTxn{}, outcomes: map[string]bool{},
-		bend: map[string]func(int) *lbagentv1.Refusal{}, calls: map[string]int{},
+		bend: map[string]func(int) *lbagentv1.Refusal{}, guilty: map[string]guilt{}, calls: map[string]int{},
 	}
 	close(h.thawed)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -155,6 +162,28 @@ func (h *Host) Bend(call string, answer func(n int) *lbagentv1.Refusal) {
 // Refuse bends a call to always answer this reason.
 func (h *Host) Refuse(call string, reason lbagentv1.RefusalReason, message string) {
 	h.Bend(call, func(int) *lbagentv1.Refusal { return &lbagentv1.Refusal{Reason: reason, Message: message} })
+}
+
+// Blame refuses the call ("prepare" or "activate") of every transaction that changes the App, as a proxy's checker does that
+// finds a fault in one of several changes; named: the refusal says which App.
+func (h *Host) Blame(app, call string, named bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.guilty[app] = guilt{call: call, named: named}
+}
+
+// blame is the refusal of a call because of one of the changes, or nil. h.mu must be held.
+func (h *Host) blame(call string, changes []*lbagentv1.Change) *lbagentv1.Refusal {
+	for _, ch := range changes {
+		if g, ok := h.guilty[ch.GetApp()]; ok && g.call == call {
+			no := refuse(lbagentv1.RefusalReason_REFUSAL_REASON_INVALID_CONFIG, "the checker does not like it")
+			if g.named {
+				no.App = ch.GetApp()
+			}
+			return no
+		}
+	}
+	return nil
 }
 
 // Lie makes Verified answers claim success with evidence that shows an unhealthy upstream.

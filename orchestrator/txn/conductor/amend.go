@@ -232,7 +232,7 @@ func (c *Conductor) startInsert(a *amendment) {
 		c.carry(a)
 		return
 	}
-	var granted []string
+	var granted []txn.Grant
 	c.locks, granted = c.locks.Add(txn.LockRequest{ID: a.lockID(), Sections: []txn.SectionKey{a.key()}})
 	c.grant(granted)
 }

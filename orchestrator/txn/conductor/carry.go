@@ -24,7 +24,7 @@ func (c *Conductor) checkUndo(a *txn.Amendment) error {
 		return nil
 	}
 	phase := c.past.byID[a.Undo].Status.Phase
-	o := c.txns[a.Undo]
+	o := c.parts[a.Undo]
 	if o != nil {
 		phase = o.state.Phase
 		if o.changeOf(txn.SectionKey{Group: a.Group, App: a.App}) == nil {
@@ -50,7 +50,8 @@ func (a *amendment) carried() bool { return a.record.Undo != "" }
 
 // carrier is the undo, as long as some Host owes its Aborted; nil after that.
 func (c *Conductor) carrier(a *amendment) *transaction {
-	if o := c.txns[a.record.Undo]; a.carried() && o != nil && o.state.Phase != txn.RolledBack {
+	o := c.parts[a.record.Undo]
+	if a.carried() && o != nil && (o.state.Phase == txn.Restoring || o.state.Phase == txn.StuckRestoring) {
 		return o
 	}
 	return nil
@@ -68,7 +69,7 @@ func (c *Conductor) carry(a *amendment) {
 
 // queueBehind makes the insertion the next that has the Section, before all that waits for it.
 func (c *Conductor) queueBehind(a *amendment) {
-	var granted []string
+	var granted []txn.Grant
 	c.locks, granted = c.locks.Add(txn.LockRequest{ID: a.lockID(), Sections: []txn.SectionKey{a.key()}, Rollback: true})
 	c.grant(granted)
 }
@@ -87,7 +88,7 @@ func (c *Conductor) replacements(o *transaction, group string) []*lbagentv1.Sect
 	for _, app := range o.apps(group) {
 		s := &lbagentv1.Section{App: app}
 		for _, id := range sortedKeys(c.amends) {
-			if a := c.amends[id]; a.record.Undo == o.id() && a.a.Group == group && a.a.App == app {
+			if a := c.amends[id]; o.unitOf(a.record.Undo) != nil && a.a.Group == group && a.a.App == app {
 				addMissing(s, c.alive(a))
 			}
 		}
@@ -108,7 +109,7 @@ func (c *Conductor) alive(a *amendment) []*lbagentv1.Upstream {
 func (c *Conductor) cameWith(o *transaction, h *host, evidence []*lbagentv1.Evidence) {
 	for _, id := range sortedKeys(c.amends) {
 		a := c.amends[id]
-		if a == nil || a.record.Undo != o.id() || a.a.Group != h.group || !a.inserting(h.name) {
+		if a == nil || o.unitOf(a.record.Undo) == nil || a.a.Group != h.group || !a.inserting(h.name) {
 			continue
 		}
 		if rows := txn.EvidenceOf(evidence, a.a.App).GetUpstreams(); a.insert.ready() && c.shows(a, rows) {
@@ -132,7 +133,7 @@ func (c *Conductor) shows(a *amendment, rows []*lbagentv1.UpstreamStatus) bool {
 // advanceCarried goes on with insertions when a Host has answered the undo that carries them.
 func (c *Conductor) advanceCarried(o *transaction) {
 	for _, id := range sortedKeys(c.amends) {
-		if a := c.amends[id]; a != nil && a.record.Undo == o.id() {
+		if a := c.amends[id]; a != nil && o.unitOf(a.record.Undo) != nil {
 			c.advanceAmendment(a)
 		}
 	}

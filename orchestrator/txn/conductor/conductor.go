@@ -80,6 +80,8 @@ type Conductor struct {
 
 	// Owned by the goroutine in run.
 	txns     map[string]*transaction
+	parts    map[string]*transaction // by the id of each proposal, what carries it now
+	joints   uint64                  // transactions of several proposals so far
 	locks    txn.LockTable
 	sections map[txn.SectionKey]*section
 	// passedOrders is the highest order number that a Host may have passed, by Section.
@@ -147,6 +149,7 @@ func New(opts Options) (*Conductor, error) {
 		opts: opts, rules: r, log: opts.Logger, reg: opts.Registry,
 		queue: make(chan func(), queueLength), ended: make(chan struct{}),
 		txns: map[string]*transaction{}, sections: map[txn.SectionKey]*section{}, passedOrders: map[txn.SectionKey]uint64{}, hosts: map[string]*host{},
+		parts:  map[string]*transaction{},
 		amends: map[string]*amendment{}, drains: map[string]*drain{},
 		past: newPastTxns(opts.KeepEnded),
 	}

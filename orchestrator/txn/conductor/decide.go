@@ -94,6 +94,9 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 				Epoch: c.opts.Fence.Epoch, CommittedAt: at, Actor: o.record.Actor, Reason: o.record.Reason,
 				Views: o.record.Views, Votes: votes, Record: o.record.Record,
 			}
+			for _, p := range o.record.Parts {
+				rec.Parts = append(rec.Parts, p.ID)
+			}
 			ops := []store.Op{{Kind: store.Create, Key: prefixDecision + o.id()}}
 			for _, v := range o.views {
 				ops = append(ops, store.Op{Kind: store.Check, Key: registry.ViewKey(v.Group), Expect: v.Revision})
@@ -110,7 +113,7 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 				ops = append(ops, now.put(ch.key, next[ch.key]))
 			}
 			ops[0].Value = encode(rec)
-			return ops, nil
+			return append(ops, o.partDecisions(rec)...), nil
 		},
 		done: func(rev store.Revision, err error) {
 			var conflict *store.ConflictError
@@ -125,11 +128,33 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 				}
 				c.trackCommit(o, retired)
 				c.step(o, txn.DecisionWritten{At: at})
-				c.watchDrain(c.drains[o.id()])
+				for _, p := range o.parts() {
+					c.watchDrain(c.drains[p.id])
+				}
 			}
 		},
 	})
 }
+
+// partDecisions are the decisions of the proposals that a transaction of several carries. They exist if and only if its own
+// does, since one Commit writes all (ALL-OR-OLD).
+func (o *transaction) partDecisions(rec decisionRecord) []store.Op {
+	if !o.joint() {
+		return nil
+	}
+	var ops []store.Op
+	for _, p := range o.parts() {
+		one := rec
+		one.ID, one.Deploy, one.App, one.Actor, one.Reason, one.Record = p.id, p.deploy, p.app, p.actor, p.reason, p.record
+		one.Joint, one.Parts, one.Votes = o.id(), nil, nil
+		one.Changes = partsOf(p, rec.Changes, retiredRecord.key)
+		one.Views = slices.DeleteFunc(slices.Clone(rec.Views), func(v viewRecord) bool { return !slices.Contains(p.groups(), v.Group) })
+		ops = append(ops, store.Op{Kind: store.Create, Key: prefixDecision + p.id, Value: encode(one)})
+	}
+	return ops
+}
+
+func (r retiredRecord) key() txn.SectionKey { return txn.SectionKey{Group: r.Group, App: r.App} }
 
 // section is the committed one; nil if there never was one.
 func (s *section) section() *lbagentv1.CommittedSection {

@@ -27,12 +27,14 @@ type drain struct {
 
 // trackCommit begins to watch what a commit retired.
 func (c *Conductor) trackCommit(o *transaction, retired []retiredRecord) {
-	d := &drain{id: o.id(), app: o.record.App, changes: retired, views: o.record.Views,
-		min: map[txn.SectionKey]*lbagentv1.Version{}, released: map[string]bool{}}
-	for _, r := range retired {
-		d.min[txn.SectionKey{Group: r.Group, App: r.App}] = &lbagentv1.Version{Txn: o.state.Order}
+	for _, p := range o.parts() {
+		d := &drain{id: p.id, app: p.app, changes: partsOf(p, retired, retiredRecord.key), views: o.record.Views,
+			min: map[txn.SectionKey]*lbagentv1.Version{}, released: map[string]bool{}}
+		for _, r := range d.changes {
+			d.min[r.key()] = &lbagentv1.Version{Txn: o.state.Order}
+		}
+		c.drains[d.id] = d
 	}
-	c.drains[d.id] = d
 }
 
 // hostsOf returns the declared Hosts of the Group's pinned view.
@@ -64,8 +66,8 @@ func (c *Conductor) watchDrain(d *drain) {
 	delete(c.drains, d.id)
 	if past, ok := c.past.get(d.id); ok && !past.Drained {
 		past.Drained, past.Forced = true, d.forced
-		c.endTxn(d.id, past, false)
-	} else if o := c.txns[d.id]; o != nil {
+		c.endTxn(d.id, false, endedPart{d.id, past})
+	} else if o := c.parts[d.id]; o != nil {
 		c.drains[d.id] = d // finish notes it
 	}
 	if d.amendment != nil {

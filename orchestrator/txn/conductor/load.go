@@ -111,7 +111,7 @@ func (c *Conductor) loadTxn(ctx context.Context, r store.Record) error {
 		return err
 	}
 	o := &transaction{record: rec, granted: true, recorded: true, views: map[string]registry.View{}, dead: map[string]bool{},
-		calls: map[string]context.CancelFunc{}}
+		calls: map[string]context.CancelFunc{}, lockID: rec.ID, units: rec.units()}
 	for _, v := range rec.Views {
 		o.views[v.Group] = registry.View{Group: v.Group, Number: v.Number, Hosts: v.Hosts}
 		for _, name := range v.Hosts {
@@ -171,7 +171,23 @@ func (c *Conductor) loadTxn(ctx context.Context, r store.Record) error {
 		c.trackCommit(o, decision.Changes)
 	}
 	c.txns[rec.ID] = o
+	c.claimParts(o)
 	return nil
+}
+
+// claimParts makes the transaction the one that carries its proposals. A merged one that was undone and taken apart may have
+// left a record in which they are still named, as does what came after it: the newest has them.
+func (c *Conductor) claimParts(o *transaction) {
+	o.units = slices.DeleteFunc(o.units, func(u *unit) bool {
+		other := c.parts[u.id()]
+		return other != nil && other.state.Order > o.state.Order
+	})
+	for _, p := range o.parts() {
+		if other := c.parts[p.id]; other != nil {
+			other.units = slices.DeleteFunc(other.units, func(u *unit) bool { return u.id() == o.unitOf(p.id).id() })
+		}
+		c.parts[p.id] = o
+	}
 }
 
 func (c *Conductor) loadAmendment(r store.Record) error {
@@ -214,7 +230,7 @@ func (c *Conductor) resume() {
 	for _, id := range sortedKeys(c.txns) {
 		o := c.txns[id]
 		c.log.Info("taking up a transaction of an earlier term", "txn", id, "deploy", o.record.Deploy, "phase", o.state.Phase.String())
-		c.opts.Listener.TxnChanged(c.rules.Status(o.state))
+		c.tell(o)
 		c.step(o, txn.Tick{})
 	}
 	for _, id := range sortedKeys(c.amends) {
@@ -252,12 +268,12 @@ func (c *Conductor) resumeAmendment(a *amendment) {
 		c.queueBehind(a)
 		c.numberStage(a, a.insert, version)
 	case a.record.Applied:
-		var granted []string
+		var granted []txn.Grant
 		a.locked = true
 		c.locks, granted = c.locks.Add(txn.LockRequest{ID: a.lockID(), Sections: []txn.SectionKey{a.key()}, Rollback: true})
-		for _, id := range granted {
-			if id != a.lockID() {
-				c.grant([]string{id})
+		for _, g := range granted {
+			if g[0] != a.lockID() {
+				c.grant([]txn.Grant{g})
 			}
 		}
 		c.numberStage(a, a.insert, version)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/txn"
@@ -30,45 +31,97 @@ func (p *pastTxns) put(id string, r endedRecord) {
 	p.byID[id] = r
 }
 
-// overflow removes and returns the oldest one beyond the bound that may go.
-func (p *pastTxns) overflow() (string, bool) {
+// overflow removes and returns the oldest one beyond the bound that may go, and the transaction that carried it with others
+// if it was the last of those.
+func (p *pastTxns) overflow() (id, joint string, ok bool) {
 	if len(p.order) <= p.keep {
-		return "", false
+		return "", "", false
 	}
 	for i, id := range p.order {
-		if p.byID[id].Drained {
-			p.order = append(p.order[:i:i], p.order[i+1:]...)
-			delete(p.byID, id)
-			return id, true
+		r := p.byID[id]
+		if !r.Drained {
+			continue
 		}
+		p.order = append(p.order[:i:i], p.order[i+1:]...)
+		delete(p.byID, id)
+		for _, other := range p.byID {
+			if other.Joint == r.Joint {
+				return id, "", true
+			}
+		}
+		return id, r.Joint, true
 	}
-	return "", false
+	return "", "", false
 }
 
-// endTxn keeps how a transaction ended, and drops its open records and the oldest of the past ones.
-func (c *Conductor) endTxn(id string, r endedRecord, recorded bool) {
-	c.past.put(id, r)
-	drop, overflow := c.past.overflow()
+// endedPart is how one proposal ended.
+type endedPart struct {
+	id     string
+	record endedRecord
+}
+
+// endTxn keeps how the proposals of a transaction ended, drops its open records, and the oldest of the past.
+func (c *Conductor) endTxn(id string, recorded bool, parts ...endedPart) {
+	var ops []store.Op
+	for _, p := range parts {
+		c.past.put(p.id, p.record)
+		ops = append(ops, store.Op{Kind: store.Put, Key: prefixEnded + p.id, Value: encode(p.record)})
+	}
+	if recorded {
+		ops = append(ops, store.Op{Kind: store.Delete, Key: prefixTxn + id}, store.Op{Kind: store.Delete, Key: prefixMark + id})
+	}
+	var dropped []string
+	for {
+		drop, joint, overflow := c.past.overflow()
+		if !overflow {
+			break
+		}
+		for _, old := range []string{drop, joint} {
+			switch {
+			case old == "":
+			case len(ops)+2 <= store.MaxOps:
+				dropped = append(dropped, old)
+				ops = append(ops, store.Op{Kind: store.Delete, Key: prefixEnded + old}, store.Op{Kind: store.Delete, Key: prefixDecision + old})
+			default:
+				c.dropPast(old)
+			}
+		}
+	}
+	keys := []txn.SectionKey{txnKey(id)}
+	for _, p := range parts {
+		if p.id != id {
+			keys = append(keys, txnKey(p.id))
+		}
+	}
 	c.submit(write{
 		what: "ended",
-		keys: []txn.SectionKey{txnKey(id)},
-		ops: func() ([]store.Op, error) {
-			ops := []store.Op{{Kind: store.Put, Key: prefixEnded + id, Value: encode(r)}}
-			if recorded {
-				ops = append(ops, store.Op{Kind: store.Delete, Key: prefixTxn + id}, store.Op{Kind: store.Delete, Key: prefixMark + id})
-			}
-			if overflow {
-				ops = append(ops, store.Op{Kind: store.Delete, Key: prefixEnded + drop}, store.Op{Kind: store.Delete, Key: prefixDecision + drop})
-			}
-			return ops, nil
-		},
+		keys: keys,
+		ops:  func() ([]store.Op, error) { return ops, nil },
 		done: func(_ store.Revision, err error) {
 			if err != nil {
 				c.log.Warn("the end of a transaction was not recorded: the next leader tells the hosts again", "txn", id, "error", err)
 			}
-			if overflow {
-				c.dropEvidence(drop)
+			for _, old := range dropped {
+				c.dropEvidence(old)
 			}
+		},
+	})
+}
+
+// dropPast forgets a transaction of which nobody can ask any longer.
+func (c *Conductor) dropPast(id string) {
+	c.submit(write{
+		what: "forgotten",
+		keys: []txn.SectionKey{txnKey(id)},
+		ops: func() ([]store.Op, error) {
+			return []store.Op{{Kind: store.Delete, Key: prefixEnded + id}, {Kind: store.Delete, Key: prefixDecision + id}}, nil
+		},
+		done: func(_ store.Revision, err error) {
+			if err != nil {
+				c.log.Warn("a past transaction was not forgotten", "txn", id, "error", err)
+				return
+			}
+			c.dropEvidence(id)
 		},
 	})
 }
@@ -97,8 +150,10 @@ func (c *Conductor) Outcome(ctx context.Context, id string) (txn.Status, bool, e
 	var status txn.Status
 	var found bool
 	err := c.ask(ctx, func() {
-		if o := c.txns[id]; o != nil {
-			status, found = c.rules.Status(o.state), true
+		if o := c.parts[id]; o != nil {
+			u := o.unitOf(id)
+			at := slices.IndexFunc(u.parts, func(p *part) bool { return p.id == id })
+			status, found = c.statusOf(o, u, u.parts[at]), true
 			if d := c.drains[id]; d != nil {
 				c.tellDrain(d)
 			}
@@ -129,7 +184,20 @@ func (c *Conductor) Outcome(ctx context.Context, id string) (txn.Status, bool, e
 	if err := decode(rec.Key, rec.Value, &d); err != nil {
 		return txn.Status{}, false, err
 	}
-	return d.status(), true, nil
+	status = d.status()
+	if d.Joint != "" {
+		// The votes are in the decision that it was part of. It is kept as long as any of its parts, but may go at the same time.
+		if all, err := c.opts.Store.Get(ctx, prefixDecision+d.Joint); err == nil {
+			var joint decisionRecord
+			if err := decode(all.Key, all.Value, &joint); err != nil {
+				return txn.Status{}, false, err
+			}
+			status.Hosts = slices.DeleteFunc(joint.status().Hosts, func(h txn.HostVote) bool {
+				return !slices.ContainsFunc(d.Views, func(v viewRecord) bool { return v.Group == h.Group })
+			})
+		}
+	}
+	return status, true, nil
 }
 
 // status is what a decision says by itself.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -50,8 +51,46 @@ type txnRecord struct {
 	Record   []byte         `json:"record,omitempty"`
 	Views    []viewRecord   `json:"views"`
 	Changes  []changeRecord `json:"changes"`
+	// Parts are the proposals of a transaction that carries several; one proposal is in the fields above.
+	Parts []partRecord `json:"parts,omitempty"`
 	// Aborted is set when the transaction was given up by the leader that began it.
 	Aborted *abortRecord `json:"aborted,omitempty"`
+}
+
+// partRecord is one proposal of several. Those of one Unit belong together.
+type partRecord struct {
+	Unit     int              `json:"unit"`
+	ID       string           `json:"id"`
+	Deploy   string           `json:"deploy"`
+	App      string           `json:"app"`
+	Actor    string           `json:"actor"`
+	Reason   string           `json:"reason"`
+	Record   []byte           `json:"record,omitempty"`
+	Deadline time.Time        `json:"deadline"`
+	Keys     []txn.SectionKey `json:"keys"`
+}
+
+// joint: the record is of a transaction that carries several proposals, or did until it was taken apart.
+func (r txnRecord) joint() bool { return strings.HasPrefix(r.ID, jointPrefix) }
+
+// units are the proposals of the record.
+func (r txnRecord) units() []*unit {
+	if !r.joint() {
+		p := &part{id: r.ID, deploy: r.Deploy, app: r.App, actor: r.Actor, reason: r.Reason, record: r.Record, deadline: r.Deadline}
+		for _, ch := range r.Changes {
+			p.keys = append(p.keys, txn.SectionKey{Group: ch.Group, App: ch.App})
+		}
+		return []*unit{{parts: []*part{p}, rollback: r.Rollback}}
+	}
+	var out []*unit
+	for _, p := range r.Parts {
+		for p.Unit >= len(out) {
+			out = append(out, &unit{rollback: r.Rollback})
+		}
+		u := out[p.Unit]
+		u.parts = append(u.parts, &part{id: p.ID, deploy: p.Deploy, app: p.App, actor: p.Actor, reason: p.Reason, record: p.Record, deadline: p.Deadline, keys: p.Keys})
+	}
+	return out
 }
 
 type viewRecord struct {
@@ -91,6 +130,10 @@ type decisionRecord struct {
 	Votes       []voteRecord    `json:"votes"`
 	Changes     []retiredRecord `json:"changes"`
 	Record      []byte          `json:"record,omitempty"`
+	// Joint is the transaction that carried this proposal together with others: its decision has the votes.
+	Joint string `json:"joint,omitempty"`
+	// Parts are the proposals that this one decides. Each has a decision of its own, written in the same Commit.
+	Parts []string `json:"parts,omitempty"`
 }
 
 // voteRecord is the Verified of one Host. Digest is of the evidence, which is here or, when large, in Chunks records
@@ -118,9 +161,11 @@ type endedRecord struct {
 	Format int          `json:"format"`
 	Status statusRecord `json:"status"`
 	// Drained: every Host reported Drained, so nothing is watched any more.
-	Drained bool            `json:"drained"`
-	Forced  bool            `json:"forced,omitempty"`
-	App     string          `json:"app"`
+	Drained bool   `json:"drained"`
+	Forced  bool   `json:"forced,omitempty"`
+	App     string `json:"app"`
+	// Joint is the transaction that carried this proposal together with others.
+	Joint   string          `json:"joint,omitempty"`
 	Changes []retiredRecord `json:"changes,omitempty"`
 	Hosts   []viewRecord    `json:"views,omitempty"`
 }

@@ -10,8 +10,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"google.golang.org/protobuf/proto"
-
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 
 	"github.com/cutover/cutover/orchestrator/registry"
@@ -33,6 +31,12 @@ type transaction struct {
 	// dead are names that were removed since the proposal: they count in no target.
 	dead  map[string]bool
 	calls map[string]context.CancelFunc // by Host
+	// units are the proposals that go with this transaction; those of a merged one that is undone go on without it.
+	units []*unit
+	// lockID is the name that its locks are held or waited for under; "" if they are another's.
+	lockID string
+	// again: why it is tried once more, while it waits. after: the transaction that its units were in before.
+	again, after string
 	// verdict are callers of Abort that wait for a decision that is being written.
 	verdict []func(error)
 }
@@ -64,25 +68,54 @@ func (o *transaction) changeOf(key txn.SectionKey) *change {
 	return nil
 }
 
-// Begin takes a proposal. What becomes of it is told to the Listener; an error means that nothing of it was taken.
-// The Proposal belongs to the Conductor afterwards.
-func (c *Conductor) Begin(ctx context.Context, p txn.Proposal) error {
-	if err := checkProposal(p); err != nil {
+// Begin takes a proposal, or several that belong together: then all commit in one decision, or none (lock-step). What
+// becomes of each is told to the Listener under its own id; an error means that nothing was taken. The Proposals belong to the
+// Conductor afterwards.
+func (c *Conductor) Begin(ctx context.Context, proposals ...txn.Proposal) error {
+	if err := checkProposals(proposals); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	var err error
-	if e := c.ask(ctx, func() { err = c.begin(p) }); e != nil {
+	if e := c.ask(ctx, func() { err = c.begin(proposals) }); e != nil {
 		return e
 	}
 	return err
 }
 
-func checkProposal(p txn.Proposal) error {
+// checkProposals checks each, and that one decision can hold all.
+func checkProposals(proposals []txn.Proposal) error {
+	size, changes := 0, 0
+	ids := map[string]bool{}
+	seen := map[txn.SectionKey]bool{}
+	for _, p := range proposals {
+		if ids[p.ID] {
+			return fmt.Errorf("two proposals have the id %q", p.ID)
+		}
+		ids[p.ID] = true
+		if err := checkProposal(p, seen); err != nil {
+			return err
+		}
+		size += proposalSize(p)
+		changes += len(p.Changes)
+	}
+	switch {
+	case len(proposals) == 0:
+		return errors.New("no proposal")
+	case changes > store.MaxOps/2:
+		return fmt.Errorf("%d changes, at most %d are possible", changes, store.MaxOps/2)
+	case len(proposals) > 1 && max(len(proposals), changes) > txn.MaxMergedWeight:
+		return fmt.Errorf("%d Apps with %d changes in lock-step, at most %d are possible", len(proposals), changes, txn.MaxMergedWeight)
+	case size > maxRecordBytes:
+		return fmt.Errorf("%d bytes in targets and record, at most %d are possible", size, maxRecordBytes)
+	}
+	return nil
+}
+
+// checkProposal checks one; seen are the Sections that others with it change.
+func checkProposal(p txn.Proposal, seen map[txn.SectionKey]bool) error {
 	if err := checkID(p.ID); err != nil {
 		return err
 	}
-	size := len(p.Record)
-	seen := map[txn.SectionKey]bool{}
 	for _, ch := range p.Changes {
 		key := txn.SectionKey{Group: ch.Group, App: ch.App}
 		switch {
@@ -94,84 +127,56 @@ func checkProposal(p txn.Proposal) error {
 			return fmt.Errorf("the target of %s is a section of %q", ch.App, ch.Target.GetApp())
 		}
 		seen[key] = true
-		size += proto.Size(ch.Target)
 		if _, err := deterministic.Marshal(ch.Target); err != nil {
 			return fmt.Errorf("the target of %s: %w", ch.App, err)
 		}
-	}
-	if len(p.Changes) > store.MaxOps/2 {
-		return fmt.Errorf("%d changes, at most %d are possible", len(p.Changes), store.MaxOps/2)
-	}
-	if size > maxRecordBytes {
-		return fmt.Errorf("%d bytes in targets and record, at most %d are possible", size, maxRecordBytes)
 	}
 	return nil
 }
 
 // checkID keeps ids usable as one segment of a key.
 func checkID(id string) error {
+	if strings.HasPrefix(id, jointPrefix) {
+		return fmt.Errorf("id %q: %s begins the ids of transactions that carry several proposals", id, jointPrefix)
+	}
 	if id == "" || len(id) > 128 || strings.ContainsAny(id, "/ ") || !utf8.ValidString(id) {
 		return fmt.Errorf("id %q: want 1 to 128 bytes without slashes and spaces", id)
 	}
 	return nil
 }
 
-func (c *Conductor) begin(p txn.Proposal) error {
-	if c.txns[p.ID] != nil || c.past.has(p.ID) {
-		return fmt.Errorf("%s: %w", p.ID, ErrExists)
+func (c *Conductor) begin(proposals []txn.Proposal) error {
+	for _, p := range proposals {
+		if c.parts[p.ID] != nil || c.past.has(p.ID) {
+			return fmt.Errorf("%s: %w", p.ID, ErrExists)
+		}
 	}
-	if len(c.txns) >= c.opts.MaxOpen {
+	if len(c.parts)+len(proposals) > c.opts.MaxOpen {
 		return ErrTooMany
 	}
-	now := time.Now()
-	o := &transaction{
-		record: txnRecord{
-			Format: recordFormat, ID: p.ID, Deploy: p.Deploy, App: p.App, Epoch: c.opts.Fence.Epoch, Deadline: p.Deadline,
-			Rollback: p.Rollback, Actor: p.Actor, Reason: p.Reason, Record: p.Record,
-		},
-		views: map[string]registry.View{}, dead: map[string]bool{}, calls: map[string]context.CancelFunc{},
-	}
-	var cause txn.Cause
-	var reason string
-	lock := txn.LockRequest{ID: p.ID, Rollback: p.Rollback}
-	for _, ch := range p.Changes {
-		key := txn.SectionKey{Group: ch.Group, App: ch.App}
-		o.changes = append(o.changes, change{key: key, target: ch.Target})
-		lock.Sections = append(lock.Sections, key)
-		if _, ok := o.views[ch.Group]; ok {
-			continue
-		}
-		view, ok := c.reg.View(ch.Group)
-		switch {
-		case !ok:
-			cause, reason = txn.CauseUnknownGroup, fmt.Sprintf("group %s is not declared: see `cutover lb hosts`", ch.Group)
-		case len(view.Hosts) == 0:
-			cause, reason = txn.CauseNoHosts, fmt.Sprintf("group %s has no hosts, and nothing is proved without one: declare its hosts, see `cutover lb hosts`", ch.Group)
-		}
-		o.views[ch.Group] = view
-		if c.reloads(view) {
-			lock.Exclusive = append(lock.Exclusive, ch.Group)
-		}
-	}
-	o.state = txn.NewState(p.ID, p.Deploy, p.Deadline, c.pinned(o.views), now)
-	c.txns[p.ID] = o
+	o, cause, reason := c.newTransaction([]*unit{newUnit(proposals)})
 	if cause != txn.CauseNone {
 		c.step(o, txn.AbortAsked{Cause: cause, Reason: reason})
 		return nil
 	}
-	if p.Rollback {
+	lock := c.lockRequest(o, false)
+	if lock.Rollback {
 		c.giveWay(lock.Sections)
 	}
-	c.opts.Listener.TxnChanged(c.rules.Status(o.state))
-	var granted []string
+	c.tell(o)
+	var granted []txn.Grant
 	c.locks, granted = c.locks.Add(lock)
 	c.grant(granted)
 	return nil
 }
 
-// reloads: a Host of the view reloads its proxy for each change, so transactions of the Group run one at a time.
+// reloads: a Host of the view reloads its proxy for each change, or has not said yet whether it does. Then transactions of the
+// Group run one at a time, merged if they come together.
 func (c *Conductor) reloads(v registry.View) bool {
-	return slices.ContainsFunc(v.Hosts, func(name string) bool { return c.hosts[name].state.GetReloadPerChange() })
+	return slices.ContainsFunc(v.Hosts, func(name string) bool {
+		h := c.hosts[name]
+		return h != nil && (h.state == nil || h.state.GetReloadPerChange())
+	})
 }
 
 // pinned returns the Hosts of the views as the machine starts with them.
@@ -190,18 +195,18 @@ func (c *Conductor) pinned(views map[string]registry.View) []txn.Host {
 }
 
 // grant goes on with the requests that just got their locks.
-func (c *Conductor) grant(ids []string) {
-	for _, id := range ids {
-		if o := c.txns[id]; o != nil {
-			c.granted(o)
-		} else if a := c.amends[lockedAmendment(id)]; a != nil {
+func (c *Conductor) grant(grants []txn.Grant) {
+	for _, g := range grants {
+		if a := c.amends[lockedAmendment(g[0])]; a != nil && a.lockID() == g[0] {
 			c.insertGranted(a)
+		} else {
+			c.grantTogether(g)
 		}
 	}
 }
 
 func (c *Conductor) unlock(id string) {
-	var granted []string
+	var granted []txn.Grant
 	c.locks, granted = c.locks.Release(id)
 	c.grant(granted)
 }
@@ -209,6 +214,7 @@ func (c *Conductor) unlock(id string) {
 // granted fills in the bases, takes the order number, and makes the transaction durable; then the machine starts.
 func (c *Conductor) granted(o *transaction) {
 	o.granted = true
+	c.roundBegins(o)
 	for i := range o.changes {
 		ch := &o.changes[i]
 		if s := c.sections[ch.key]; s != nil {
@@ -242,13 +248,22 @@ func (c *Conductor) granted(o *transaction) {
 		o.recorded = true
 		c.submit(write{
 			what: "txn",
-			keys: []txn.SectionKey{txnKey(o.id())},
+			keys: o.firstKeys(),
 			ops: func() ([]store.Op, error) {
 				return []store.Op{{Kind: store.Put, Key: prefixTxn + o.id(), Value: encode(o.record)}}, nil
 			},
 			done: func(_ store.Revision, err error) { start(err) },
 		})
 	})
+}
+
+// firstKeys are what the first write of the transaction waits for.
+func (o *transaction) firstKeys() []txn.SectionKey {
+	keys := []txn.SectionKey{txnKey(o.id())}
+	if o.after != "" {
+		keys = append(keys, txnKey(o.after))
+	}
+	return keys
 }
 
 // describe completes the record with the pinned views and the bases.
@@ -281,6 +296,9 @@ func (c *Conductor) step(o *transaction, ev txn.Event) {
 			if !o.state.Undecided() {
 				c.decided(o)
 			}
+		}
+		if o.state.Phase == txn.RolledBack {
+			c.regroup(o, before == txn.StuckRestoring)
 		}
 	}
 	for _, e := range effects {
@@ -317,9 +335,11 @@ func (c *Conductor) carryOut(o *transaction, e txn.Effect) {
 				c.passed(ch.key, o.state.Order)
 			}
 		}
-		c.unlock(o.id())
+		if o.lockID != "" {
+			c.unlock(o.lockID)
+		}
 	case txn.Changed:
-		c.opts.Listener.TxnChanged(c.rules.Status(o.state))
+		c.tell(o)
 	case txn.Finish:
 		c.finish(o)
 	}
@@ -373,13 +393,23 @@ func (c *Conductor) finish(o *transaction) {
 		cancel()
 	}
 	delete(c.txns, o.id())
-	ended := endedRecord{Format: recordFormat, Status: encodeStatus(c.rules.Status(o.state)), App: o.record.App}
-	if d := c.drains[o.id()]; d != nil {
-		ended.Drained, ended.Forced, ended.Changes, ended.Hosts = d.done, d.forced, d.changes, d.views
-	} else {
-		ended.Drained = true
+	var ended []endedPart
+	for _, u := range o.units {
+		for _, p := range u.parts {
+			delete(c.parts, p.id)
+			e := endedRecord{Format: recordFormat, Status: encodeStatus(c.statusOf(o, u, p)), App: p.app}
+			if o.joint() {
+				e.Joint = o.id()
+			}
+			if d := c.drains[p.id]; d != nil {
+				e.Drained, e.Forced, e.Changes, e.Hosts = d.done, d.forced, d.changes, d.views
+			} else {
+				e.Drained = true
+			}
+			ended = append(ended, endedPart{p.id, e})
+		}
 	}
-	c.endTxn(o.id(), ended, o.recorded)
+	c.endTxn(o.id(), o.recorded, ended...)
 	for _, name := range sortedKeys(c.hosts) {
 		c.refresh(c.hosts[name])
 	}
@@ -391,7 +421,7 @@ func (c *Conductor) Abort(ctx context.Context, id string, cause txn.Cause, reaso
 	result := make(chan error, 1)
 	answer := func(err error) { result <- err }
 	err := c.ask(ctx, func() {
-		o := c.txns[id]
+		o := c.parts[id]
 		if o == nil {
 			switch past, ok := c.past.get(id); {
 			case !ok:
@@ -406,6 +436,10 @@ func (c *Conductor) Abort(ctx context.Context, id string, cause txn.Cause, reaso
 		if o.state.Phase == txn.Committed {
 			answer(ErrCommitted)
 			return
+		}
+		if len(o.units) > 1 {
+			// The others go on without it: it leaves when what they share is undone.
+			o.unitOf(id).end = &ending{cause, reason}
 		}
 		c.step(o, txn.AbortAsked{Cause: cause, Reason: reason})
 		if o.state.Phase == txn.Deciding {

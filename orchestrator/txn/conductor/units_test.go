@@ -1,0 +1,348 @@
+package conductor
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+
+	"github.com/cutover/cutover/orchestrator/registry"
+	"github.com/cutover/cutover/orchestrator/store"
+	"github.com/cutover/cutover/orchestrator/txn"
+)
+
+// newReloading is a cluster in which every change is a reload. A first transaction holds the Frame lock until release.
+func newReloading(t *testing.T, names ...string) (cl *cluster, release func()) {
+	t.Helper()
+	cl = newCluster(t, names...)
+	for _, h := range cl.hosts {
+		h.ReloadPerChange()
+	}
+	cl.restart()
+	cl.up()
+	free := hold(cl.hosts[names[0]], "prepare")
+	cl.begin(of("first", "t0", "x"))
+	cl.heard.phase(t, "t0", txn.Preparing)
+	return cl, func() {
+		t.Helper()
+		free()
+		cl.heard.end(t, "t0", txn.Committed)
+	}
+}
+
+// of is a proposal that moves the App to the named upstreams.
+func of(app, id string, names ...string) txn.Proposal {
+	return txn.Proposal{ID: id, Deploy: "d-" + id, App: app, Deadline: time.Now().Add(patience), Actor: "kim", Reason: "test " + id,
+		Changes: []txn.GroupChange{{Group: "public", App: app, Target: target(app, names...)}}}
+}
+
+// queue begins one proposal for each of n Apps, which wait for the Frame lock.
+func (cl *cluster) queue(n int) (ids []string) {
+	cl.t.Helper()
+	for i := range n {
+		id := fmt.Sprintf("m%d", i)
+		cl.begin(of(appOf(i), id, "new"+id))
+		cl.heard.phase(cl.t, id, txn.Waiting)
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+func appOf(i int) string { return fmt.Sprintf("app%d", i) }
+
+// prepared are the transactions that the Host was asked to prepare after the first, in order, repeats left out.
+func (cl *cluster) prepared(host string) (ids []string) {
+	for _, line := range cl.hosts[host].Log() {
+		if id, ok := strings.CutPrefix(line, "prepare "); ok && id != "t0" && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+func TestReloadsAreMerged(t *testing.T) {
+	cl, release := newReloading(t, "lb1", "lb2")
+	ids := cl.queue(20)
+	release()
+	orders := map[uint64]bool{}
+	for i, id := range ids {
+		s := cl.heard.end(t, id, txn.Committed)
+		orders[s.Order] = true
+		if s.Deploy != "d-"+id || len(s.Hosts) != 2 {
+			t.Errorf("%s: told of deploy %q with %d hosts", id, s.Deploy, len(s.Hosts))
+		}
+		names, _ := cl.hosts["lb1"].Committed(appOf(i))
+		if len(names) > 1 {
+			t.Errorf("%s holds %v", appOf(i), names)
+		}
+	}
+	if len(orders) != 1 || len(cl.prepared("lb1")) != 1 {
+		t.Errorf("20 changes took the orders %v and the transactions %v: want one", orders, cl.prepared("lb1"))
+	}
+	// Each has a decision of its own, which holds after a restart and after it is forgotten here.
+	joint := cl.prepared("lb1")[0]
+	cl.restart()
+	cl.up()
+	for _, id := range ids {
+		if s, ok, err := cl.Outcome(t.Context(), id); err != nil || !ok || s.Phase != txn.Committed {
+			t.Errorf("outcome of %s after a restart: %v %v %v", id, s.Phase, ok, err)
+		}
+		rec, err := cl.store.Get(t.Context(), prefixDecision+id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d decisionRecord
+		if err := decode(rec.Key, rec.Value, &d); err != nil || d.Joint != joint || len(d.Changes) != 1 || d.Reason != "test "+id {
+			t.Errorf("decision of %s: %+v, %v", id, d, err)
+		}
+	}
+	eventually(t, "no open record to be left", func() bool {
+		records, err := cl.store.List(t.Context(), prefixTxn, "", 10)
+		return err == nil && len(records) == 0
+	})
+}
+
+// The guilty one is found, named, and the only one that fails, whether or not a Host says which it is.
+func TestMergedWithAGuiltyOne(t *testing.T) {
+	for _, tt := range []struct {
+		name, call string
+		named      bool
+		most       int // transactions
+	}{
+		{"named in prepare", "prepare", true, 3},
+		{"unnamed in prepare", "prepare", false, 9},
+		{"named in activate", "activate", true, 3},
+		{"unnamed in activate", "activate", false, 9},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cl, release := newReloading(t, "lb1", "lb2")
+			cl.hosts["lb2"].Blame("app13", tt.call, tt.named)
+			ids := cl.queue(20)
+			release()
+			for i, id := range ids {
+				if i == 13 {
+					s := cl.heard.end(t, id, txn.RolledBack)
+					if s.Cause != txn.CauseHostRefused || !strings.Contains(s.Reason, "lb2") || strings.Contains(s.Reason, "merged") {
+						t.Errorf("the guilty one: cause %q, reason %q", s.Cause, s.Reason)
+					}
+					continue
+				}
+				if s := cl.heard.end(t, id, txn.Committed); s.Cause != "" {
+					t.Errorf("%s committed with cause %q", id, s.Cause)
+				}
+			}
+			if n := len(cl.prepared("lb1")); n > tt.most {
+				t.Errorf("%d transactions to find one of 20: %v", n, cl.prepared("lb1"))
+			}
+			for i := range ids {
+				for _, h := range []string{"lb1", "lb2"} {
+					want := []string{"new" + ids[i]}
+					if i == 13 {
+						want = nil
+					}
+					eventually(t, "the committed Sections", func() bool {
+						got, _ := cl.hosts[h].Committed(appOf(i))
+						return slices.Equal(got, want)
+					})
+				}
+			}
+		})
+	}
+}
+
+func TestLeavingAMergedTransaction(t *testing.T) {
+	for _, call := range []string{"prepare", "activate"} {
+		t.Run(call, func(t *testing.T) {
+			cl, release := newReloading(t, "lb1", "lb2")
+			ids := cl.queue(5)
+			last := of("app9", "late", "z")
+			last.Deadline = time.Now().Add(2 * time.Second)
+			cl.begin(last)
+			release()
+			free := hold(cl.hosts["lb2"], call)
+			for _, id := range ids {
+				cl.heard.phase(t, id, map[string]txn.Phase{"prepare": txn.Preparing, "activate": txn.Activating}[call])
+			}
+			if err := cl.Abort(t.Context(), "m2", txn.CauseAsked, "kim changed her mind"); err != nil {
+				t.Fatal(err)
+			}
+			if s := cl.heard.end(t, "m2", txn.RolledBack); s.Cause != txn.CauseAsked || s.Reason != "kim changed her mind" {
+				t.Errorf("the one that left: cause %q, reason %q", s.Cause, s.Reason)
+			}
+			if s := cl.heard.end(t, "late", txn.RolledBack); s.Cause != txn.CauseDeadline {
+				t.Errorf("the one that was late: cause %q, reason %q", s.Cause, s.Reason)
+			}
+			free()
+			for _, id := range ids {
+				if id != "m2" {
+					cl.heard.end(t, id, txn.Committed)
+				}
+			}
+			if err := cl.Abort(t.Context(), "m1", txn.CauseAsked, ""); !errors.Is(err, ErrCommitted) {
+				t.Errorf("abort after Commit: %v", err)
+			}
+		})
+	}
+}
+
+// A leader that dies in a round leaves each proposal undone or committed, never anything else.
+func TestRestartOfAMergedTransaction(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		crash func(ops []store.Op) bool // the Commit that the term ends before
+		after bool                      // or after
+		want  txn.Phase
+	}{
+		{"before the record", func(ops []store.Op) bool { return strings.HasPrefix(ops[0].Key, prefixTxn+jointPrefix) }, false, 0},
+		{"before the mark", func(ops []store.Op) bool { return strings.HasPrefix(ops[0].Key, prefixMark+jointPrefix) }, false, txn.RolledBack},
+		{"before the decision", func(ops []store.Op) bool { return strings.HasPrefix(ops[0].Key, prefixDecision+jointPrefix) }, false, txn.RolledBack},
+		{"after the decision", func(ops []store.Op) bool { return strings.HasPrefix(ops[0].Key, prefixDecision+jointPrefix) }, true, txn.Committed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cl, release := newReloading(t, "lb1", "lb2")
+			ids := cl.queue(4)
+			cl.store.hook(func(ops []store.Op) error {
+				if !tt.crash(ops) {
+					return nil
+				}
+				if tt.after {
+					if _, err := cl.store.Store.Commit(t.Context(), store.Fence{Epoch: cl.epoch}, ops...); err != nil {
+						t.Error(err)
+					}
+				}
+				return store.ErrUnknown
+			})
+			release()
+			select {
+			case <-cl.fatal:
+			case <-time.After(patience):
+				t.Fatal("the term did not end")
+			}
+			cl.restart()
+			cl.up()
+			for _, id := range ids {
+				if tt.want == 0 {
+					if s, ok, err := cl.Outcome(t.Context(), id); ok || err != nil {
+						t.Errorf("%s is known as %v, %v", id, s.Phase, err)
+					}
+					continue
+				}
+				s := cl.heard.end(t, id, tt.want)
+				if tt.want == txn.RolledBack && s.Cause != txn.CauseLeaderLost {
+					t.Errorf("%s: cause %q, reason %q", id, s.Cause, s.Reason)
+				}
+			}
+			for i, id := range ids {
+				want := []string(nil)
+				if tt.want == txn.Committed {
+					want = []string{"new" + id}
+				}
+				eventually(t, "the committed Sections", func() bool {
+					got, _ := cl.hosts["lb2"].Committed(appOf(i))
+					return slices.Equal(got, want) && len(cl.hosts["lb2"].Open()) == 0
+				})
+			}
+		})
+	}
+}
+
+// A leader that dies while a merged transaction is undone: the next one finishes that, and tells each proposal.
+func TestRestartWhileAMergedTransactionIsUndone(t *testing.T) {
+	cl, release := newReloading(t, "lb1", "lb2")
+	cl.hosts["lb1"].Blame("app1", "prepare", true)
+	free := hold(cl.hosts["lb2"], "abort") // the first round stays unfinished there
+	ids := cl.queue(3)
+	release()
+	for _, id := range ids {
+		if s := cl.heard.phase(t, id, txn.Restoring); !strings.Contains(s.Reason, "merged with 2 other changes") {
+			t.Errorf("%s is undone for the reason %q", id, s.Reason)
+		}
+	}
+	rec, err := cl.store.List(t.Context(), prefixTxn+jointPrefix, "", 10)
+	if err != nil || len(rec) == 0 {
+		t.Fatalf("no record of a merged transaction: %v", err)
+	}
+	cl.restart()
+	cl.up()
+	free()
+	for _, id := range ids {
+		cl.heard.end(t, id, txn.RolledBack)
+	}
+	eventually(t, "every Host to be done", func() bool {
+		return len(cl.hosts["lb1"].Open()) == 0 && len(cl.hosts["lb2"].Open()) == 0
+	})
+}
+
+// Lock-step: several proposals, over several Groups, commit in one decision or not at all.
+func TestLockStep(t *testing.T) {
+	for _, guilty := range []string{"", "api", "web"} {
+		t.Run("guilty "+guilty, func(t *testing.T) {
+			cl := newCluster(t, "lb1", "lb2").up()
+			cl.Stop()
+			internal := newInternal(t, "in1")
+			cl.hosts["in1"] = internal
+			cl.groups = append(cl.groups, registry.Group{Name: "internal"})
+			cl.declare = append(cl.declare, registry.Host{Name: "in1", Group: "internal", AgentURL: internal.URL})
+			cl.start()
+			cl.up()
+			if guilty != "" {
+				host := map[string]string{"web": "lb2", "api": "in1"}[guilty]
+				cl.hosts[host].Blame(guilty, "activate", true)
+			}
+			web, api := of("web", "w1", "w"), of("api", "a1", "a")
+			api.Changes[0].Group = "internal"
+			if err := cl.Begin(t.Context(), web, api); err != nil {
+				t.Fatal(err)
+			}
+			if err := cl.Begin(t.Context(), of("other", "w1", "x")); !errors.Is(err, ErrExists) {
+				t.Errorf("the same id again: %v", err)
+			}
+			want := txn.RolledBack
+			if guilty == "" {
+				want = txn.Committed
+			}
+			w, a := cl.heard.end(t, "w1", want), cl.heard.end(t, "a1", want)
+			if w.Order != a.Order || len(w.Hosts) != 2 || len(a.Hosts) != 1 {
+				t.Errorf("orders %d and %d, hosts %v and %v", w.Order, a.Order, w.Hosts, a.Hosts)
+			}
+			for host, app := range map[string]string{"lb1": "web", "lb2": "web", "in1": "api"} {
+				names := map[string][]string{"web": {"w"}, "api": {"a"}}[app]
+				if guilty != "" {
+					names = nil
+					if w.Cause != txn.CauseHostRefused || a.Cause != txn.CauseHostRefused || !strings.Contains(a.Reason, guilty) || !strings.Contains(w.Reason, guilty) {
+						t.Errorf("causes %q %q, reasons %q %q", w.Cause, a.Cause, w.Reason, a.Reason)
+					}
+				}
+				eventually(t, "the committed Sections", func() bool {
+					got, _ := cl.hosts[host].Committed(app)
+					return slices.Equal(got, names)
+				})
+			}
+			for _, id := range []string{"w1", "a1"} {
+				if s, ok, err := cl.Outcome(t.Context(), id); err != nil || !ok || s.Phase != want {
+					t.Errorf("outcome of %s: %v %v %v", id, s.Phase, ok, err)
+				}
+			}
+		})
+	}
+}
+
+// Two that want the same route are never in one batch: whoever comes second loses it, and nobody else does.
+func TestSameRouteIsNotMerged(t *testing.T) {
+	cl, release := newReloading(t, "lb1")
+	one, two, three := of("a", "m1", "x"), of("b", "m2", "y"), of("c", "m3", "z")
+	two.Changes[0].Target.Routes = []*lbagentv1.Route{{Host: "*", Path: "/a"}}
+	for _, p := range []txn.Proposal{one, two, three} {
+		cl.begin(p)
+	}
+	release()
+	cl.heard.end(t, "m1", txn.Committed)
+	if s := cl.heard.end(t, "m2", txn.RolledBack); s.Cause != txn.CauseRouteConflict {
+		t.Errorf("cause %q, reason %q", s.Cause, s.Reason)
+	}
+	cl.heard.end(t, "m3", txn.Committed)
+}
