@@ -103,7 +103,7 @@ func (s service) Watch(ctx context.Context, req *connect.Request[lbagentv1.Watch
 		return err
 	}
 	if ans.Refusal != nil {
-		return connect.NewError(connect.CodeFailedPrecondition, ans.Refusal)
+		return refusedWatch(s.refusal(ans.Refusal), ans.Refusal)
 	}
 	s.a.m.watchers.Inc()
 	defer s.a.m.watchers.Dec()
@@ -130,12 +130,22 @@ func (s service) Watch(ctx context.Context, req *connect.Request[lbagentv1.Watch
 		}
 		apps, epoch := w.take()
 		if epoch > fence.Epoch {
-			return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("epoch %d is over: this host has seen %d", fence.Epoch, epoch))
+			err := fmt.Errorf("epoch %d is over: this host has seen %d", fence.Epoch, epoch)
+			return refusedWatch(&lbagentv1.Refusal{Reason: lbagentv1.RefusalReason_REFUSAL_REASON_STALE_EPOCH, Message: err.Error(), MaxEpoch: epoch}, err)
 		}
 		if err := stream.Send(s.a.report(s.a.state.Load(), apps, false)); err != nil {
 			return err
 		}
 	}
+}
+
+// refusedWatch ends a Watch with the refusal as a detail of the error: a stream has no answer to put it in.
+func refusedWatch(r *lbagentv1.Refusal, err error) error {
+	out := connect.NewError(connect.CodeFailedPrecondition, err)
+	if d, err := connect.NewErrorDetail(r); err == nil {
+		out.AddDetail(d)
+	}
+	return out
 }
 
 // report makes one message of a Watch.

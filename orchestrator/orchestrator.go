@@ -7,19 +7,18 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/cutover/cutover/healthcheck"
-	"github.com/cutover/cutover/mesosframework"
 	"github.com/cutover/cutover/orchestrator/api"
 	"github.com/cutover/cutover/orchestrator/engine"
 	"github.com/cutover/cutover/orchestrator/lead"
 	"github.com/cutover/cutover/orchestrator/registry"
+	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/store/boltstore"
 	"github.com/cutover/cutover/orchestrator/txn"
 	"github.com/cutover/cutover/orchestrator/txn/conductor"
@@ -41,32 +40,25 @@ func (e *TermOver) Error() string { return e.Err.Error() }
 // Unwrap returns the reason.
 func (e *TermOver) Unwrap() error { return e.Err }
 
-// Orchestrator is the daemon. New wires it, Start lets it lead, Stop ends it in order; Run is all three.
+// Orchestrator is the daemon. New opens what it needs, Start lets it lead, Stop ends it in order; Run is all three.
 type Orchestrator struct {
-	opts      Options
-	term      *lead.Term
-	engine    *engine.Engine
-	conductor *conductor.Conductor
-	registry  *registry.Registry
-	framework *mesosframework.Framework
-	prober    *healthcheck.Prober
-	server    *http.Server
+	opts    Options
+	store   store.Store
+	metrics *prometheus.Registry
+	server  *http.Server
 
-	served   chan error // from the API's server
-	wg       sync.WaitGroup
-	cleanups []cleanup // run in reverse
+	term   atomic.Pointer[term] // nil while this process does not lead
+	ended  chan error           // why leading has ended for good
+	served chan error           // from the API's server
+
+	work     sync.WaitGroup
+	cleanups cleanups
 	stopOnce sync.Once
-}
-
-// cleanup is one named step of stopping.
-type cleanup struct {
-	name string
-	do   func(context.Context) error
 }
 
 var _ api.Service = (*engine.Engine)(nil)
 
-// New takes the lock, opens the store and wires everything. On error nothing is left open.
+// New opens the store and makes the API. On error nothing is left open.
 func New(ctx context.Context, opts Options) (_ *Orchestrator, err error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
@@ -74,57 +66,23 @@ func New(ctx context.Context, opts Options) (_ *Orchestrator, err error) {
 	if err := os.MkdirAll(opts.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
-	o := &Orchestrator{opts: opts, served: make(chan error, 1)}
+	o := &Orchestrator{opts: opts, metrics: prometheus.NewRegistry(), ended: make(chan error, 1), served: make(chan error, 1)}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, o.cleanup(context.WithoutCancel(ctx)))
+			err = errors.Join(err, o.Stop(context.WithoutCancel(ctx)))
 		}
 	}()
-	o.onStop("listener", func(context.Context) error { _ = opts.Listener.Close(); return nil })
+	o.cleanups.add("listener", func(context.Context) error { _ = opts.Listener.Close(); return nil })
+	o.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	st, err := boltstore.Open(filepath.Join(opts.DataDir, "state.db"), boltstore.Options{})
+	o.store, err = boltstore.Open(filepath.Join(opts.DataDir, "state.db"), boltstore.Options{})
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
-	o.onStop("store", func(context.Context) error { return st.Close() })
-	acquire, cancel := context.WithTimeout(ctx, leadTimeout)
-	defer cancel()
-	if o.term, err = lead.Acquire(acquire, opts.DataDir, st); err != nil {
-		return nil, err
-	}
-	o.onStop("leadership", func(context.Context) error { return o.term.Release() })
-
-	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if o.engine, err = engine.New(engine.Options{Store: st, Fence: o.term.Fence(), Logger: opts.Logger.With("part", "engine"), Registerer: metrics, Fatal: o.term.Fatal}); err != nil {
-		return nil, err
-	}
-	hosts := make([]registry.Host, len(opts.Hosts))
-	for i, h := range opts.Hosts {
-		hosts[i] = registry.Host{Name: h.Name, Group: h.Group, AgentURL: h.AgentURL, TLS: opts.TLS}
-	}
-	o.registry, err = registry.New(ctx, registry.Options{
-		Cluster: opts.Cluster, Groups: opts.Groups, Hosts: hosts, Store: st, Fence: o.term.Fence(), Logger: opts.Logger.With("part", "registry"),
+	o.cleanups.add("store", func(context.Context) error { return o.store.Close() })
+	handler, err := api.New(api.Options{
+		Standing: o.standing, Auth: opts.Tokens, Registry: o.metrics, Logger: opts.Logger.With("part", "api"), Version: opts.Version,
 	})
-	if err != nil {
-		return nil, err
-	}
-	o.conductor, err = conductor.New(conductor.Options{
-		Registry: o.registry, Store: st, Fence: o.term.Fence(), Listener: o.engine, Fatal: o.term.Fatal, Logger: opts.Logger.With("part", "txn"),
-		Rules: txn.Rules{Restore: opts.RestoreDeadline, StartCommand: opts.StartCommand},
-	})
-	if err != nil {
-		return nil, err
-	}
-	events := &taskEvents{engine: o.engine}
-	o.framework, err = mesosframework.New(mesosframework.Options{
-		Masters: opts.Masters, Name: "cutover-" + opts.Cluster, Journal: events, Listener: events, Logger: opts.Logger.With("part", "mesos"),
-		PortBlocked: func(_, host string, port uint16) bool { return o.engine.PortBlocked(host, port) },
-	})
-	if err != nil {
-		return nil, err
-	}
-	handler, err := api.New(api.Options{Service: o.engine, Auth: opts.Tokens, Registry: metrics, Logger: opts.Logger.With("part", "api"), Version: opts.Version})
 	if err != nil {
 		return nil, err
 	}
@@ -132,38 +90,40 @@ func New(ctx context.Context, opts Options) (_ *Orchestrator, err error) {
 	return o, nil
 }
 
-func (o *Orchestrator) onStop(name string, do func(context.Context) error) {
-	o.cleanups = append(o.cleanups, cleanup{name, do})
-}
-
-// Start resumes every open Deploy and serves the API. It returns once the API answers; the framework may still be on its
-// way to the master.
+// Start takes the lock, resumes every open Deploy and serves the API. It returns once the API answers.
 func (o *Orchestrator) Start(ctx context.Context) error {
-	o.prober = healthcheck.New(healthcheck.Options{Logger: o.opts.Logger.With("part", "prober")})
-	o.onStop("prober", func(context.Context) error { o.prober.Stop(); o.wg.Wait(); return nil })
-	o.wg.Go(func() {
-		for e := range o.prober.Events() {
-			if p, ok := probeEvent(e); ok {
-				o.engine.HandleProbe(p)
-			}
+	acquire, cancel := context.WithTimeout(ctx, leadTimeout)
+	defer cancel()
+	lt, err := lead.Acquire(acquire, o.opts.DataDir, o.store)
+	if err != nil {
+		return err
+	}
+	o.cleanups.add("leadership", func(context.Context) error { return lt.Release() })
+	t, err := beginTerm(ctx, o.opts, o.store, lt, o.metrics)
+	if err != nil {
+		return err
+	}
+	o.cleanups.add("term", t.stop)
+	o.term.Store(t)
+	stopped := make(chan struct{})
+	o.work.Go(func() {
+		select {
+		case <-lt.Done():
+			o.ended <- &TermOver{lt.Err()}
+		case <-t.framework.Done():
+			o.ended <- fmt.Errorf("the Mesos framework has ended: %w", t.framework.Err())
+		case <-stopped:
 		}
 	})
-	// The coordinator first: the engine asks it for the outcome of open transactions.
-	if err := o.conductor.Start(context.WithoutCancel(ctx)); err != nil {
-		return err
-	}
-	o.onStop("coordinator", func(context.Context) error { o.conductor.Stop(); return nil })
-	t := tasks{o.framework}
-	if err := o.engine.Start(ctx, engine.Ports{Runner: t, Logs: t, Prober: probes{o.prober}, Coordinator: coordinator{o.conductor, o.registry}}); err != nil {
-		return err
-	}
-	o.onStop("engine", func(context.Context) error { o.engine.Stop(); return nil })
-	if err := o.framework.Start(context.WithoutCancel(ctx)); err != nil {
-		return err
-	}
-	o.onStop("framework", o.framework.Stop)
+	o.cleanups.add("watch of the term", func(context.Context) error { close(stopped); o.work.Wait(); return nil })
+	o.serve()
+	return nil
+}
+
+// serve begins to answer.
+func (o *Orchestrator) serve() {
 	go func() { o.served <- o.server.Serve(o.opts.Listener) }()
-	o.onStop("api", func(ctx context.Context) error {
+	o.cleanups.add("api", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, stopTimeout/2)
 		defer cancel()
 		if err := o.server.Shutdown(ctx); err != nil {
@@ -171,26 +131,24 @@ func (o *Orchestrator) Start(ctx context.Context) error {
 		}
 		return nil
 	})
-	return nil
+}
+
+// standing says who answers a request now.
+func (o *Orchestrator) standing() api.Standing {
+	if t := o.term.Load(); t != nil {
+		return api.Standing{Leads: true, Service: t.engine}
+	}
+	return api.Standing{Why: "the orchestrator is starting"}
 }
 
 // Stop ends everything in the reverse order of its start. Open Deploys go on at the next start. It is idempotent.
 func (o *Orchestrator) Stop(ctx context.Context) (err error) {
-	o.stopOnce.Do(func() { err = o.cleanup(ctx) })
+	o.stopOnce.Do(func() {
+		ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+		defer cancel()
+		err = o.cleanups.run(ctx)
+	})
 	return err
-}
-
-func (o *Orchestrator) cleanup(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
-	defer cancel()
-	var errs []error
-	for _, c := range slices.Backward(o.cleanups) {
-		if err := c.do(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("stop %s: %w", c.name, err))
-		}
-	}
-	o.cleanups = nil
-	return errors.Join(errs...)
 }
 
 // Wait blocks until ctx ends (nil), or something ends by itself that must not: *TermOver, or the framework's or the
@@ -199,17 +157,20 @@ func (o *Orchestrator) Wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
-	case <-o.term.Done():
-		return &TermOver{o.term.Err()}
-	case <-o.framework.Done():
-		return fmt.Errorf("the Mesos framework has ended: %w", o.framework.Err())
+	case err := <-o.ended:
+		return err
 	case err := <-o.served:
 		return fmt.Errorf("the API has ended: %w", err)
 	}
 }
 
-// Hosts returns the declared Hosts as they are now.
-func (o *Orchestrator) Hosts() []txn.HostInfo { return o.conductor.Hosts() }
+// Hosts returns the declared Hosts as they are now; nil while this process does not lead.
+func (o *Orchestrator) Hosts() []txn.HostInfo {
+	if t := o.term.Load(); t != nil {
+		return t.conductor.Hosts()
+	}
+	return nil
+}
 
 // Run starts, waits for ctx, and stops. On *TermOver it returns at once without stopping anything: see there.
 func (o *Orchestrator) Run(ctx context.Context) error {

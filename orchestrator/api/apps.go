@@ -40,7 +40,7 @@ func (h *Handler) registerApps(api huma.API) {
 	const tag = "Apps"
 	huma.Register(api, get(api, "/v1/apps", "listApps", tag, "List Apps", "By name, stopped ones too."),
 		func(ctx context.Context, _ *struct{}) (*appListOutput, error) {
-			list, err := h.opts.Service.Apps(ctx)
+			list, err := h.service(ctx).Apps(ctx)
 			if err != nil {
 				return nil, h.failure(ctx, "listing Apps", err)
 			}
@@ -53,7 +53,7 @@ func (h *Handler) registerApps(api huma.API) {
 
 	huma.Register(api, get(api, "/v1/apps/{app}", "getApp", tag, "Show an App", "With its tasks."),
 		func(ctx context.Context, in *AppPath) (*appOutput, error) {
-			a, err := h.opts.Service.App(ctx, in.App)
+			a, err := h.service(ctx).App(ctx, in.App)
 			if err != nil {
 				return nil, h.failure(ctx, "reading the App", err)
 			}
@@ -63,7 +63,7 @@ func (h *Handler) registerApps(api huma.API) {
 	huma.Register(api, starts(post(api, "/v1/apps/{app}/scale", "scaleApp", tag, "Change the number of instances",
 		"A Deploy that keeps the tasks that run.")),
 		func(ctx context.Context, in *scaleInput) (*started, error) {
-			v, err := h.opts.Service.Scale(ctx, in.App, in.Body.Instances, in.meta(ctx, in.Body.Reason))
+			v, err := h.service(ctx).Scale(ctx, in.App, in.Body.Instances, in.meta(ctx, in.Body.Reason))
 			if err != nil {
 				return nil, h.failure(ctx, "scaling the App", err)
 			}
@@ -73,7 +73,7 @@ func (h *Handler) registerApps(api huma.API) {
 	huma.Register(api, starts(post(api, "/v1/apps/{app}/stop", "stopApp", tag, "Stop an App",
 		"A Deploy that removes its routes from every Host, and then its tasks.")),
 		func(ctx context.Context, in *reasonInput) (*started, error) {
-			v, err := h.opts.Service.StopApp(ctx, in.App, in.meta(ctx, reasonOf(in.Body)))
+			v, err := h.service(ctx).StopApp(ctx, in.App, in.meta(ctx, reasonOf(in.Body)))
 			if err != nil {
 				return nil, h.failure(ctx, "stopping the App", err)
 			}
@@ -87,7 +87,7 @@ func (h *Handler) registerApps(api huma.API) {
 			if in.Body != nil {
 				body = *in.Body
 			}
-			v, err := h.opts.Service.Rollback(ctx, in.App, body.To, in.meta(ctx, body.Reason))
+			v, err := h.service(ctx).Rollback(ctx, in.App, body.To, in.meta(ctx, body.Reason))
 			if err != nil {
 				return nil, h.failure(ctx, "rolling back the App", err)
 			}
@@ -96,7 +96,7 @@ func (h *Handler) registerApps(api huma.API) {
 
 	huma.Register(api, starts(post(api, "/v1/apps/{app}/abort", "abortApp", tag, "Abort the open Deploy of an App", "See abortDeploy.")),
 		func(ctx context.Context, in *reasonInput) (*started, error) {
-			v, err := h.opts.Service.Abort(ctx, in.App, in.meta(ctx, reasonOf(in.Body)))
+			v, err := h.service(ctx).Abort(ctx, in.App, in.meta(ctx, reasonOf(in.Body)))
 			if err != nil {
 				return nil, h.failure(ctx, "aborting the Deploy", err)
 			}

@@ -80,7 +80,7 @@ func (h *Handler) registerDeploys(api huma.API) {
 	huma.Register(api, specBody(api, starts(post(api, "/v1/deploys", "submitDeploy", tag, "Start a Deploy",
 		"Moves an App to the Spec in the body. The answer is durable. A second Deploy of an App is refused while one is open; the same content as the committed Spec succeeds at once, reason `unchanged`."))),
 		func(ctx context.Context, in *submitInput) (*started, error) {
-			v, err := h.opts.Service.Submit(ctx, []byte(in.Body.Source), in.meta(ctx, in.Body.Reason))
+			v, err := h.service(ctx).Submit(ctx, []byte(in.Body.Source), in.meta(ctx, in.Body.Reason))
 			if err != nil {
 				return nil, h.failure(ctx, "starting the Deploy", err)
 			}
@@ -90,7 +90,7 @@ func (h *Handler) registerDeploys(api huma.API) {
 	huma.Register(api, specBody(api, post(api, "/v1/validate", "validateSpec", tag, "Check a Spec",
 		"Checks a Spec as starting a Deploy would, and starts nothing.")),
 		func(ctx context.Context, in *validateInput) (*validated, error) {
-			if err := h.opts.Service.Validate(ctx, []byte(in.Body.Source)); err != nil {
+			if err := h.service(ctx).Validate(ctx, []byte(in.Body.Source)); err != nil {
 				return nil, h.failure(ctx, "checking the Spec", err)
 			}
 			return &validated{Body: wire.Validated{Valid: true}}, nil
@@ -98,7 +98,7 @@ func (h *Handler) registerDeploys(api huma.API) {
 
 	huma.Register(api, get(api, "/v1/deploys", "listDeploys", tag, "List Deploys", "Newest first."),
 		func(ctx context.Context, in *listDeploysInput) (*deployListOutput, error) {
-			list, err := h.opts.Service.Deploys(ctx, in.App, in.Limit)
+			list, err := h.service(ctx).Deploys(ctx, in.App, in.Limit)
 			if err != nil {
 				return nil, h.failure(ctx, "listing Deploys", err)
 			}
@@ -112,7 +112,7 @@ func (h *Handler) registerDeploys(api huma.API) {
 	huma.Register(api, get(api, "/v1/deploys/{id}", "getDeploy", tag, "Show a Deploy",
 		"With the vote of every Host and the evidence that its running proxy gave."),
 		func(ctx context.Context, in *DeployPath) (*deployOutput, error) {
-			v, err := h.opts.Service.Deploy(ctx, in.ID)
+			v, err := h.service(ctx).Deploy(ctx, in.ID)
 			if err != nil {
 				return nil, h.failure(ctx, "reading the Deploy", err)
 			}
@@ -122,7 +122,7 @@ func (h *Handler) registerDeploys(api huma.API) {
 	huma.Register(api, starts(post(api, "/v1/deploys/{id}/abort", "abortDeploy", tag, "Abort a Deploy",
 		"Puts everything back. In the place of the id, the name of an App means its open Deploy. Never refused by a lock or a queue; after Commit there is nothing to abort, use rollback.")),
 		func(ctx context.Context, in *abortInput) (*started, error) {
-			v, err := h.opts.Service.Abort(ctx, in.ID, in.meta(ctx, reasonOf(in.Body)))
+			v, err := h.service(ctx).Abort(ctx, in.ID, in.meta(ctx, reasonOf(in.Body)))
 			if err != nil {
 				return nil, h.failure(ctx, "aborting the Deploy", err)
 			}

@@ -79,6 +79,9 @@ func writeProblem(w http.ResponseWriter, r *http.Request, p *wire.ProblemDetails
 	if err != nil { // A struct of strings and numbers cannot fail.
 		panic(err)
 	}
+	for name, values := range p.GetHeaders() {
+		w.Header()[name] = values
+	}
 	w.Header().Set("Content-Type", wire.ProblemContentType)
 	w.WriteHeader(p.Status)
 	if r.Method != http.MethodHead {

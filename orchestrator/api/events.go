@@ -59,7 +59,7 @@ func (h *Handler) registerEvents(api huma.API) {
 				fmt.Sprintf("%d event streams are open, which is the limit; ask for the Deploy itself, or come back later", h.opts.MaxStreams))
 		}
 		ctx, cancel := context.WithCancel(ctx)
-		events, err := h.opts.Service.Events(ctx, in.ID, after)
+		events, err := h.service(ctx).Events(ctx, in.ID, after)
 		if err != nil {
 			cancel()
 			<-h.streams

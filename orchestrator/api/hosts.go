@@ -20,7 +20,7 @@ func (h *Handler) registerHosts(api huma.API) {
 	const tag = "Hosts"
 	huma.Register(api, get(api, "/v1/hosts", "listHosts", tag, "List load-balancer Hosts", "By name."),
 		func(ctx context.Context, _ *struct{}) (*hostListOutput, error) {
-			list, err := h.opts.Service.Hosts(ctx)
+			list, err := h.service(ctx).Hosts(ctx)
 			if err != nil {
 				return nil, h.failure(ctx, "listing Hosts", err)
 			}
@@ -34,7 +34,7 @@ func (h *Handler) registerHosts(api huma.API) {
 	huma.Register(api, get(api, "/v1/hosts/{name}", "showHost", tag, "Show a Host",
 		"What is committed and what its proxy runs, read now, side by side."),
 		func(ctx context.Context, in *hostName) (*hostShowOutput, error) {
-			show, err := h.opts.Service.ShowHost(ctx, in.Name)
+			show, err := h.service(ctx).ShowHost(ctx, in.Name)
 			if err != nil {
 				return nil, h.failure(ctx, "reading the Host", err)
 			}

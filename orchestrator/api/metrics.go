@@ -16,6 +16,7 @@ type metrics struct {
 	unauthorized prometheus.Counter
 	streams      prometheus.Gauge
 	events       prometheus.Counter
+	forwarded    prometheus.Counter
 }
 
 func newMetrics(registry prometheus.Registerer) (*metrics, error) {
@@ -37,8 +38,11 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 			Name: "cutover_api_events_sent_total", Help: "Events sent on all event streams.",
 		}),
 	}
+	m.forwarded = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "cutover_api_forwarded_total", Help: "Requests that this orchestrator let the leader answer.",
+	})
 	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.unauthorized, m.streams, m.events} {
+	for _, c := range []prometheus.Collector{m.forwarded, m.requests, m.seconds, m.unauthorized, m.streams, m.events} {
 		errs = append(errs, registry.Register(c))
 	}
 	if err := errors.Join(errs...); err != nil {

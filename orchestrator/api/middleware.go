@@ -28,6 +28,7 @@ const (
 	pathOpenAPI = "/openapi.json"
 	pathHealthy = "/healthz"
 	pathReady   = "/readyz"
+	pathVersion = "/v1/version"
 	// routeEvents is the event stream as the router names it.
 	routeEvents = "/v1/deploys/:id/events"
 )

@@ -36,8 +36,10 @@ const (
 
 // Options are what a Handler is made of.
 type Options struct {
-	// Service is the orchestrator. Required.
+	// Service is the orchestrator. Required, unless Standing is there.
 	Service Service
+	// Standing says, for each request, who answers it; nil: Service always does. It must not block.
+	Standing func() Standing
 	// Auth tells whose a token is. Required.
 	Auth auth.Authenticator
 	// Registry takes the API's metrics, and all that is in it is served at /metrics. Required; one Handler per Registry.
@@ -55,7 +57,7 @@ type Options struct {
 
 func (o *Options) validate() error {
 	var missing []error
-	if o.Service == nil {
+	if o.Service == nil && o.Standing == nil {
 		missing = append(missing, errors.New("Service"))
 	}
 	if o.Auth == nil {
@@ -98,6 +100,10 @@ func New(opts Options) (*Handler, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
 	}
+	if opts.Standing == nil {
+		service := opts.Service
+		opts.Standing = func() Standing { return Standing{Leads: true, Service: service} }
+	}
 	m, err := newMetrics(opts.Registry)
 	if err != nil {
 		return nil, err
@@ -113,7 +119,7 @@ func New(opts Options) (*Handler, error) {
 	// The peer of the connection, never a header that anybody can write: it decides who sees /metrics.
 	e.IPExtractor = echo.ExtractIPDirect()
 	e.HTTPErrorHandler = h.writeError
-	e.Use(h.observe, h.recoverPanic, h.withDeadlines, echo.WrapMiddleware(h.guard().Wrap), h.readBody)
+	e.Use(h.observe, h.recoverPanic, h.withDeadlines, echo.WrapMiddleware(h.guard().Wrap), h.route, h.readBody)
 
 	docs := humaecho.NewV4(e, humaConfig(opts.Version))
 	h.registerDeploys(docs)

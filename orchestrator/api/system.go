@@ -22,9 +22,9 @@ func (h *Handler) registerSystem(api huma.API) {
 			return &healthOutput{Body: wire.Health{Status: "ok"}}, nil
 		})
 
-	huma.Register(api, open(get(api, pathReady, "ready", tag, "Does it take Deploys?", "503 says why not.")),
+	huma.Register(api, open(get(api, pathReady, "ready", tag, "Does it take Deploys?", "503 says why not. A follower takes them for the leader.")),
 		func(ctx context.Context, _ *struct{}) (*healthOutput, error) {
-			if err := h.opts.Service.Ready(ctx); err != nil {
+			if err := h.ready(ctx); err != nil {
 				var refusal *deploy.Refusal
 				if errors.As(err, &refusal) {
 					return nil, wire.FromRefusal(refusal)
@@ -32,11 +32,34 @@ func (h *Handler) registerSystem(api huma.API) {
 				// Why it is not ready is for everyone who asks, unlike the text of an internal error.
 				return nil, wire.NewProblem(deploy.RefusedUnavailable, 0, err.Error())
 			}
-			return &healthOutput{Body: wire.Health{Status: "ok"}}, nil
+			s := standingOf(ctx)
+			return &healthOutput{Body: wire.Health{Status: "ok", Role: role(s), Leader: s.Leader}}, nil
 		})
 
-	huma.Register(api, get(api, "/v1/version", "version", tag, "What answers", ""),
-		func(context.Context, *struct{}) (*versionOutput, error) {
-			return &versionOutput{Body: wire.Version{Version: h.opts.Version, API: "v1", Go: runtime.Version()}}, nil
+	huma.Register(api, get(api, pathVersion, "version", tag, "What answers", ""),
+		func(ctx context.Context, _ *struct{}) (*versionOutput, error) {
+			s := standingOf(ctx)
+			return &versionOutput{Body: wire.Version{
+				Version: h.opts.Version, API: "v1", Go: runtime.Version(), Name: s.Name, Role: role(s), Leader: s.Leader,
+			}}, nil
 		})
+}
+
+// ready says why no Deploy can be taken through this orchestrator now, or nil. A follower takes them as long as it knows a leader.
+func (h *Handler) ready(ctx context.Context) error {
+	switch s := standingOf(ctx); {
+	case s.Leads:
+		return s.Service.Ready(ctx)
+	case s.Leader == nil || s.Leader.Name == s.Name:
+		return &deploy.Refusal{Kind: deploy.RefusedUnavailable, Detail: s.Why, RetryAfter: retryAfter}
+	}
+	return nil
+}
+
+// role is what an orchestrator is at the moment.
+func role(s Standing) string {
+	if s.Leads {
+		return wire.RoleLeader
+	}
+	return wire.RoleFollower
 }

@@ -28,7 +28,7 @@ func (h *Handler) registerTasks(api huma.API) {
 	const tag = "Tasks"
 	huma.Register(api, get(api, "/v1/tasks", "listTasks", tag, "List tasks", "Of one App or of all."),
 		func(ctx context.Context, in *tasksInput) (*taskListOutput, error) {
-			list, err := h.opts.Service.Tasks(ctx, in.App)
+			list, err := h.service(ctx).Tasks(ctx, in.App)
 			if err != nil {
 				return nil, h.failure(ctx, "listing tasks", err)
 			}
@@ -38,7 +38,7 @@ func (h *Handler) registerTasks(api huma.API) {
 	huma.Register(api, get(api, "/v1/tasks/{id}/logs", "readLogs", tag, "Read a task's output",
 		"A piece of a file in the task's sandbox. Bytes that are no UTF-8 are replaced; offsets count the file's own bytes."),
 		func(ctx context.Context, in *logsInput) (*logsOutput, error) {
-			chunk, err := h.opts.Service.Logs(ctx, in.ID, in.File, in.Offset, in.Limit)
+			chunk, err := h.service(ctx).Logs(ctx, in.ID, in.File, in.Offset, in.Limit)
 			if err != nil {
 				return nil, h.failure(ctx, "reading the task's output", err)
 			}

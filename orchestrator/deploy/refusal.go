@@ -1,6 +1,9 @@
 package deploy
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // RefusalKind is why a request was refused, with one exit code and one HTTP status each.
 type RefusalKind string
@@ -31,6 +34,8 @@ type Refusal struct {
 	Problems []Problem
 	// OpenDeploy is the Deploy in the way, for RefusedLocked.
 	OpenDeploy string
+	// RetryAfter says that the cause is expected to pass, and when to ask again; 0: it is not.
+	RetryAfter time.Duration
 }
 
 // Error returns the detail and the reasons.

@@ -37,7 +37,11 @@ func (e *Engine) refuse(err error) error {
 	case err == nil, errors.As(err, &r), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	}
-	return refused(deploy.RefusedUnavailable, "the orchestrator cannot answer now (%v): check that it runs, and try again", err)
+	r = refused(deploy.RefusedUnavailable, "the orchestrator cannot answer now (%v): check that it runs, and try again", err)
+	if errors.Is(err, ErrStopped) {
+		r.RetryAfter = time.Second // the next term is on its way
+	}
+	return r
 }
 
 // Submit starts a Deploy of the Spec in source.

@@ -116,7 +116,7 @@ func TestRaise(t *testing.T) {
 	if next.Epoch() <= 40 {
 		t.Errorf("epoch %d after a host had seen 40", next.Epoch())
 	}
-	if err := next.Raise(t.Context(), 5); err != nil || next.Err() != nil {
+	if err := next.Raise(t.Context(), next.Epoch()); err != nil || next.Err() != nil {
 		t.Errorf("an older epoch ended the term: %v %v", err, next.Err())
 	}
 }

@@ -183,6 +183,9 @@ func (l *Link) watch(ctx context.Context, h Handler, request *lbagentv1.WatchReq
 	if err == nil {
 		err = errors.New("it ended the stream")
 	}
+	if seen := seenEpoch(err); seen > l.epoch {
+		h.HostAhead(ctx, l.host.Name, seen)
+	}
 	err = fail(err)
 	if stood {
 		l.mu.Lock()
@@ -191,6 +194,21 @@ func (l *Link) watch(ctx context.Context, h Handler, request *lbagentv1.WatchReq
 		h.HostDisconnected(ctx, l.host.Name, err.Error())
 	}
 	return stood, err
+}
+
+// seenEpoch is the epoch for which a Host of this cluster and Group refuses a stream, or 0.
+func seenEpoch(err error) uint64 {
+	var refused *connect.Error
+	if !errors.As(err, &refused) {
+		return 0
+	}
+	for _, d := range refused.Details() {
+		msg, err := d.Value()
+		if r, ok := msg.(*lbagentv1.Refusal); err == nil && ok && r.GetReason() == lbagentv1.RefusalReason_REFUSAL_REASON_STALE_EPOCH {
+			return r.GetMaxEpoch()
+		}
+	}
+	return 0
 }
 
 // recognise refuses an agent that is not the declared one, and a first message that is not complete.

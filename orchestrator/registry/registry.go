@@ -75,6 +75,8 @@ type Handler interface {
 	HostReported(ctx context.Context, host string, report *lbagentv1.WatchResponse)
 	// HostDisconnected: the stream ended. Called only after HostConnected.
 	HostDisconnected(ctx context.Context, host string, reason string)
+	// HostAhead: the Host refuses this term's epoch, because it has seen a higher one. It is called at each attempt.
+	HostAhead(ctx context.Context, host string, seen uint64)
 }
 
 // Registry holds the declared Groups and Hosts. Safe for concurrent use.

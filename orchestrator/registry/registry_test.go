@@ -36,6 +36,10 @@ func (e *events) HostDisconnected(_ context.Context, host string, reason string)
 	e.ch <- host + " disconnected: " + reason
 }
 
+func (e *events) HostAhead(_ context.Context, host string, seen uint64) {
+	e.ch <- fmt.Sprintf("%s has seen epoch %d", host, seen)
+}
+
 func (e *events) want(t *testing.T, prefix string) string {
 	t.Helper()
 	select {
@@ -172,6 +176,7 @@ func TestHigherEpochIsAProblem(t *testing.T) {
 	e := newEvents()
 	r.Start(t.Context(), e)
 	defer r.Stop()
+	e.want(t, "lb1 has seen epoch 9")
 	deadline := time.Now().Add(patience)
 	for !strings.Contains(r.Link("lb1").Info().Problem, "stale epoch") {
 		if time.Now().After(deadline) {

@@ -3,7 +3,9 @@ package wire
 import (
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cutover/cutover/orchestrator/deploy"
 )
@@ -27,6 +29,7 @@ type ProblemDetails struct {
 	Kind       deploy.RefusalKind `json:"kind" enum:"invalid,not-found,wrong-state,locked,idempotency,unavailable,not-authorised,internal" doc:"closed vocabulary, for scripts"`
 	Problems   []deploy.Problem   `json:"problems,omitempty" doc:"each thing that is wrong with the input"`
 	OpenDeploy string             `json:"open_deploy,omitempty" doc:"the Deploy in the way"`
+	RetryAfter int                `json:"retry_after,omitempty" doc:"seconds after which to ask again (also the header Retry-After): the cause is expected to pass"`
 }
 
 // kindFacts is what follows from a kind: one title, and one HTTP status (deploy.RefusalKind says so).
@@ -86,7 +89,7 @@ func FromRefusal(r *deploy.Refusal) *ProblemDetails {
 	facts := factsOf(r.Kind)
 	return &ProblemDetails{
 		Type: TypePrefix + string(r.Kind), Title: facts.title, Status: facts.status, Detail: r.Detail,
-		Kind: r.Kind, Problems: r.Problems, OpenDeploy: r.OpenDeploy,
+		Kind: r.Kind, Problems: r.Problems, OpenDeploy: r.OpenDeploy, RetryAfter: int((r.RetryAfter + time.Second - 1) / time.Second),
 	}
 }
 
@@ -101,7 +104,7 @@ func NewProblem(kind deploy.RefusalKind, status int, detail string) *ProblemDeta
 
 // Refusal takes the Refusal out again.
 func (p *ProblemDetails) Refusal() *deploy.Refusal {
-	return &deploy.Refusal{Kind: p.Kind, Detail: p.Detail, Problems: p.Problems, OpenDeploy: p.OpenDeploy}
+	return &deploy.Refusal{Kind: p.Kind, Detail: p.Detail, Problems: p.Problems, OpenDeploy: p.OpenDeploy, RetryAfter: time.Duration(p.RetryAfter) * time.Second}
 }
 
 // Error returns the detail.
@@ -112,6 +115,15 @@ func (p *ProblemDetails) Unwrap() error { return p.Refusal() }
 
 // GetStatus returns the HTTP status, as the API framework asks for it.
 func (p *ProblemDetails) GetStatus() int { return p.Status }
+
+// GetHeaders returns the headers that go with it, as the API framework asks for them.
+func (p *ProblemDetails) GetHeaders() http.Header {
+	h := http.Header{}
+	if p.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(p.RetryAfter))
+	}
+	return h
+}
 
 // ContentType replaces application/json, as the API framework asks for it.
 func (p *ProblemDetails) ContentType(string) string { return ProblemContentType }

@@ -116,9 +116,27 @@ type Version struct {
 	Version string `json:"version" doc:"of the orchestrator"`
 	API     string `json:"api" doc:"version of this API" example:"v1"`
 	Go      string `json:"go" doc:"toolchain that built it"`
+	// Name is the orchestrator's that answers, where there are several.
+	Name   string  `json:"name,omitempty" doc:"of the orchestrator that answers, where there are several"`
+	Role   string  `json:"role" enum:"leader,follower" doc:"what it is now; a follower forwards to the leader"`
+	Leader *Leader `json:"leader,omitempty" doc:"which one leads, where there are several; absent: none, as far as is known"`
+}
+
+// Roles of an orchestrator. The only one is always the leader.
+const (
+	RoleLeader   = "leader"
+	RoleFollower = "follower"
+)
+
+// Leader names the orchestrator that leads.
+type Leader struct {
+	Name string `json:"name"`
+	URL  string `json:"url" doc:"where it answers"`
 }
 
 // Health answers /healthz and /readyz.
 type Health struct {
-	Status string `json:"status" example:"ok"`
+	Status string  `json:"status" example:"ok"`
+	Role   string  `json:"role,omitempty" enum:"leader,follower" doc:"at /readyz"`
+	Leader *Leader `json:"leader,omitempty" doc:"at /readyz, where there are several orchestrators: which one leads"`
 }

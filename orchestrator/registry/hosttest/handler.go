@@ -322,7 +322,11 @@ func (s *handler) Watch(ctx context.Context, r *connect.Request[lbagentv1.WatchR
 		return err
 	}
 	if no != nil {
-		return connect.NewError(connect.CodeFailedPrecondition, errors.New("stale epoch"))
+		refused := connect.NewError(connect.CodeFailedPrecondition, errors.New("stale epoch"))
+		if d, err := connect.NewErrorDetail(no); err == nil {
+			refused.AddDetail(d)
+		}
+		return refused
 	}
 	for {
 		s.h.mu.Lock()

@@ -299,10 +299,23 @@ func (c *Conductor) sendVerify(h *host) {
 	})
 }
 
-// noteHigherEpoch says it loudly when a Host follows a later leader: nothing of this term counts there.
+// noteHigherEpoch draws the consequence of a Host that follows a later leader: nothing of this term counts there.
 func (c *Conductor) noteHigherEpoch(h *host, r *lbagentv1.Refusal) {
 	if r.GetReason() == lbagentv1.RefusalReason_REFUSAL_REASON_STALE_EPOCH {
-		c.log.Error("a host has seen a higher epoch than this leader's: another orchestrator leads it, or the state of this one is an old copy",
-			"host", h.name, "epoch", c.opts.Fence.Epoch, "seen", r.GetMaxEpoch())
+		c.HostAhead(c.ctx, h.name, r.GetMaxEpoch())
 	}
+}
+
+// HostAhead implements registry.Handler.
+func (c *Conductor) HostAhead(_ context.Context, host string, seen uint64) {
+	if seen <= c.opts.Fence.Epoch {
+		return
+	}
+	c.ahead.Do(func() {
+		c.log.Error("a host has seen a higher epoch than this leader's: another orchestrator leads it, or the state of this one is an old copy",
+			"host", host, "epoch", c.opts.Fence.Epoch, "seen", seen)
+		if c.opts.HigherEpoch != nil {
+			c.work.Go(func() { c.opts.HigherEpoch(host, seen) })
+		}
+	})
 }

@@ -37,8 +37,11 @@ type Options struct {
 	Fence    store.Fence // of this term
 	Listener txn.Listener
 	// Fatal is told that the term is over: the process must end at once (lead.Term.Fatal).
-	Fatal  func(error)
-	Logger *slog.Logger
+	Fatal func(error)
+	// HigherEpoch is told, once, that a Host follows a higher epoch than this term's: nothing of it counts there. Nil: only
+	// the log says so.
+	HigherEpoch func(host string, seen uint64)
+	Logger      *slog.Logger
 
 	// Rules of the machine; the zero value means txn.DefaultRules.
 	Rules txn.Rules
@@ -77,6 +80,7 @@ type Conductor struct {
 	ended  chan struct{} // closed when the owner has returned
 	work   sync.WaitGroup
 	once   sync.Once
+	ahead  sync.Once // for HigherEpoch
 
 	// Owned by the goroutine in run.
 	txns     map[string]*transaction
