@@ -52,6 +52,14 @@ func (w *proxyWatch) follow(p driver.Process) {
 	}
 }
 
+// told: the end was passed on. The same process is not watched again, however long the state goes on naming it (a journal
+// that cannot be written keeps it from changing).
+func (w *proxyWatch) told() {
+	process := w.process
+	w.close()
+	w.process = process
+}
+
 func (w *proxyWatch) close() {
 	if w.stop != nil {
 		w.stop()

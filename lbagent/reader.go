@@ -86,7 +86,7 @@ func (a *Agent) readLoop(ctx context.Context) {
 		case <-proxy.gone:
 			a.log.Warn("the proxy's process has ended", "master", proxy.process.MasterPID, "worker", proxy.process.WorkerPID)
 			a.sendAndWait(ctx, participant.ProcessGone{Process: proxy.process})
-			proxy.close()
+			proxy.told()
 		case <-a.kick:
 			// Something changed: look again at once, but give the proxy a moment between two readings.
 			if gap := urgentGap - time.Since(last); gap > 0 {

@@ -242,7 +242,7 @@ func (s *State) Wake(now time.Time) time.Time {
 		if t.IsZero() {
 			return
 		}
-		if t.Before(now) {
+		if !t.After(now) { // it was due in this Step already, and waits for something else
 			t = now.Add(openTick)
 		}
 		if at.IsZero() || t.Before(at) {
