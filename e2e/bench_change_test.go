@@ -1,27 +1,16 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
-	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/cutover/cutover/orchestrator/registry"
-	"github.com/cutover/cutover/orchestrator/store"
-	"github.com/cutover/cutover/orchestrator/store/boltstore"
 	"github.com/cutover/cutover/orchestrator/txn"
-	"github.com/cutover/cutover/orchestrator/txn/conductor"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
-
-// benchEpoch is above the epoch of any orchestrator that led the Hosts before.
-const benchEpoch = 1 << 20
 
 const (
 	changesMeasured = 40
@@ -94,176 +83,3 @@ func benchUpstream(name, address string, interval time.Duration, rise uint32) *l
 		Kind: lbagentv1.HealthKind_HEALTH_KIND_HTTP, Path: "/healthz", Interval: durationpb.New(interval), Timeout: durationpb.New(time.Second), Rise: rise, Fall: 3,
 	}}
 }
-
-// leader coordinates the Hosts of a cluster from the benchmark's process.
-type leader struct {
-	testing.TB
-	*conductor.Conductor
-	proposals int
-	committed map[string]*lbagentv1.Section
-
-	mu      sync.Mutex
-	status  map[string][]txn.Status
-	drained map[string]bool
-	told    chan struct{} // closed and replaced at every report
-}
-
-// lead takes the Hosts over, as a new leader does. The orchestrator must be gone.
-func (c *benchCluster) lead() *leader {
-	c.Helper()
-	st, err := boltstore.Open(filepath.Join(c.TempDir(), "state.db"), boltstore.Options{})
-	if err != nil {
-		c.Fatal(err)
-	}
-	c.Cleanup(func() { _ = st.Close() })
-	var hosts []registry.Host
-	for _, h := range c.info.Hosts {
-		hosts = append(hosts, registry.Host{Name: h.Name, Group: h.Group, AgentURL: h.AgentURL, TLS: c.tls()})
-	}
-	fence, log := store.Fence{Epoch: benchEpoch}, slog.New(slog.DiscardHandler)
-	reg, err := registry.New(c.Context(), registry.Options{Cluster: "dev", Hosts: hosts, Store: st, Fence: fence, Logger: log})
-	if err != nil {
-		c.Fatal(err)
-	}
-	l := &leader{TB: c.TB, committed: map[string]*lbagentv1.Section{}, status: map[string][]txn.Status{}, drained: map[string]bool{}, told: make(chan struct{})}
-	l.Conductor, err = conductor.New(conductor.Options{
-		Registry: reg, Store: st, Fence: fence, Listener: l, Logger: log,
-		Fatal: func(err error) { c.Errorf("the term ended: %v", err) },
-	})
-	if err != nil {
-		c.Fatal(err)
-	}
-	if err := l.Start(c.Context()); err != nil {
-		c.Fatal(err)
-	}
-	c.Cleanup(l.Stop)
-	c.await("every Host is connected", func() bool {
-		for _, h := range l.Hosts() {
-			if !h.Connected || h.Problem != "" {
-				return false
-			}
-		}
-		return true
-	})
-	return l
-}
-
-// spent is where the time of a change went.
-type spent struct {
-	whole  time.Duration
-	phases map[txn.Phase]time.Duration
-}
-
-// change commits the Section and waits until what it replaced is drained.
-func (l *leader) change(target *lbagentv1.Section) spent {
-	l.Helper()
-	l.proposals++
-	id := fmt.Sprintf("bench-%d", l.proposals)
-	ctx, cancel := context.WithTimeout(l.Context(), generous)
-	defer cancel()
-	start := time.Now()
-	err := l.Begin(ctx, txn.Proposal{
-		ID: id, App: target.App, Changes: []txn.GroupChange{{Group: "public", App: target.App, Target: proto.CloneOf(target)}},
-		Deadline: start.Add(generous), Actor: "bench", Reason: "benchmark",
-	})
-	if err != nil {
-		l.Fatal(err)
-	}
-	var end txn.Status
-	l.until(ctx, id+" to end", func() bool {
-		for _, s := range l.status[id] {
-			switch s.Phase {
-			case txn.Committed, txn.RolledBack, txn.StuckRestoring:
-				end = s
-				return true
-			}
-		}
-		return false
-	})
-	out := spent{whole: time.Since(start), phases: map[txn.Phase]time.Duration{}}
-	if end.Phase != txn.Committed {
-		l.Fatalf("%s ended %v: %s", id, end.Phase, end.Reason)
-	}
-	l.verified(end, target)
-	l.committed[target.App] = target
-	l.until(ctx, id+" to drain", func() bool { return l.drained[id] })
-
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	story := l.status[id]
-	for i := 0; i+1 < len(story) && story[i].Phase != txn.Committed; i++ {
-		out.phases[story[i].Phase] += story[i+1].At.Sub(story[i].At)
-	}
-	delete(l.status, id)
-	return out
-}
-
-// verified requires what makes a Commit worth measuring: from each Host evidence that every upstream of the target serves,
-// and that the new ones are healthy. A kept one may have a check in flight just then, and so be not proved healthy.
-func (l *leader) verified(s txn.Status, target *lbagentv1.Section) {
-	l.Helper()
-	if len(s.Hosts) != len(l.Hosts()) {
-		l.Fatalf("%d Hosts voted", len(s.Hosts))
-	}
-	kept := map[string]bool{}
-	for _, u := range l.committed[target.App].GetUpstreams() {
-		kept[u.Name] = true
-	}
-	for _, h := range s.Hosts {
-		ev := txn.EvidenceOf(h.Evidence, target.App)
-		serving := map[string]*lbagentv1.UpstreamStatus{}
-		for _, u := range ev.GetUpstreams() {
-			if u.GetRegistered() && u.GetMode() == lbagentv1.UpstreamMode_UPSTREAM_MODE_SERVING {
-				serving[u.GetName()] = u
-			}
-		}
-		for _, u := range target.Upstreams {
-			if row := serving[u.Name]; h.Vote != "verified" || row == nil || !kept[u.Name] && !row.GetHealthy() {
-				l.Fatalf("%s voted %s, and %s does not serve: %v", h.Host, h.Vote, u.Name, ev)
-			}
-		}
-	}
-}
-
-func (l *leader) until(ctx context.Context, what string, ok func() bool) {
-	l.Helper()
-	for {
-		l.mu.Lock()
-		yes, told := ok(), l.told
-		l.mu.Unlock()
-		if yes {
-			return
-		}
-		select {
-		case <-told:
-		case <-ctx.Done():
-			l.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
-func (l *leader) note(f func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	f()
-	close(l.told)
-	l.told = make(chan struct{})
-}
-
-// TxnChanged implements txn.Listener.
-func (l *leader) TxnChanged(s txn.Status) {
-	l.note(func() { l.status[s.ID] = append(l.status[s.ID], s) })
-}
-
-// TxnDrained implements txn.Listener.
-func (l *leader) TxnDrained(d txn.Drained) {
-	l.note(func() { l.drained[d.Txn] = l.drained[d.Txn] || d.Done })
-}
-
-// Amended implements txn.Listener.
-func (l *leader) Amended(txn.Amended) {}
-
-// HostsChanged implements txn.Listener.
-func (l *leader) HostsChanged() {}
-
-var _ txn.Listener = (*leader)(nil)

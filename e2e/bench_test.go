@@ -139,6 +139,7 @@ func BenchmarkBars(b *testing.B) {
 	for _, kind := range []string{"haproxy", "nginx"} {
 		b.Run("prepare-"+kind, func(b *testing.B) { benchPrepare(b, t, kind) })
 	}
+	b.Run("scale", func(b *testing.B) { benchScale(b, t) })
 	b.Run("memory", func(b *testing.B) { benchMemory(b, t) })
 	if len(t.figures) > 0 {
 		t.print(os.Stdout)
