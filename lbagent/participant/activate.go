@@ -104,7 +104,7 @@ func (m *stepper) advanceActivating(id string, t *Txn) bool {
 			continue
 		}
 		switch h, why := m.judge(t, app, r); {
-		case h == bad && !m.now.Before(m.s.live[app].conv.at.Add(redPatience)),
+		case h == bad && !m.now.Before(m.s.live.get(app).conv.at.Add(redPatience)),
 			h != good && !m.now.Before(a.since.Add(warmPatience+m.checkTime(t))):
 			return m.fail(t, why)
 		case h != good:
@@ -142,7 +142,7 @@ func (m *stepper) requests(t *Txn, app string) (done bool, no *Refusal) {
 	if len(ups) == 0 || a.passed[app] == m.s.Process && a.passed[app] != (driver.Process{}) {
 		return true, nil
 	}
-	l := m.s.live[app]
+	l := m.s.live.get(app)
 	if err := a.reqErr[app]; a.tried[app] >= maxRequestAttempts && err != nil {
 		if reason, _ := classify(err); reason == ProxyDown {
 			return false, refusalOf(app, err)
@@ -229,7 +229,7 @@ func (m *stepper) watch(id string, t *Txn) (health, *Refusal) {
 			out = pending
 			if m.s.readErr != nil {
 				trouble, why = true, refusalOf(app, m.s.readErr)
-			} else if l := m.s.live[app]; l != nil && l.lastErr != nil {
+			} else if l := m.s.live.get(app); l != nil && l.lastErr != nil {
 				trouble, why = true, refusalOf(app, l.lastErr)
 			}
 			continue

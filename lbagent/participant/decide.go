@@ -102,7 +102,7 @@ func (m *stepper) drains(app string) {
 	if m.release(app, sec, r) {
 		return
 	}
-	l := m.s.live[app]
+	l := m.s.live.get(app)
 	var stay []Draining
 	var gone []Drained
 	var cut []string
@@ -176,8 +176,9 @@ func (m *stepper) forgetTombstones() {
 	var names []string
 	for _, s := range dead {
 		names = append(names, s.App)
-		delete(m.s.live, s.App)
+		m.lives.delete(s.App)
 		delete(m.ownLive, s.App)
+		m.touched[s.App] = struct{}{}
 	}
 	m.record(Record{Kind: KindEpoch, Note: "old tombstones", Floor: dead[len(dead)-1].Passed, Forget: names})
 }

@@ -97,7 +97,7 @@ func (m *stepper) isStray(app string) bool {
 	if sec != nil && !sec.Stray {
 		return false
 	}
-	l := m.s.live[app]
+	l := m.s.live.get(app)
 	if l == nil {
 		return false
 	}
@@ -140,7 +140,7 @@ func (m *stepper) forget(id string, no *Refusal) {
 	}
 	for _, app := range a.t.names() {
 		m.reports[app] = true
-		if l := m.s.live[app]; l != nil && l.work != nil && l.work.Stage != nil {
+		if l := m.s.live.get(app); l != nil && l.work != nil && l.work.Stage != nil {
 			l = m.live(app)
 			l.ignore = true
 			m.emit(Cancel{App: app, Seq: l.work.Seq})

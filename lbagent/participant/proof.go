@@ -31,7 +31,7 @@ func (m *stepper) wanted(app string) *live {
 			stage = m.s.attempts[t.ID].stage[app]
 		}
 	}
-	l := m.s.live[app]
+	l := m.s.live.get(app)
 	if l != nil && l.want != nil && l.wantTxn == t && l.wantAt == stage && sameSection(l.wantSec, sec) {
 		return l
 	}

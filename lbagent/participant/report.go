@@ -39,7 +39,7 @@ func (s *State) Evidence(app string) Evidence {
 			}
 		}
 	}
-	if l := s.live[app]; l != nil && l.reading != nil {
+	if l := s.live.get(app); l != nil && l.reading != nil {
 		r := l.reading
 		ev.Process, ev.ReadAt, ev.Digest, ev.Routes = r.process, r.at, r.section.Digest, r.section.Routes
 		for _, row := range r.section.Rows {
@@ -102,9 +102,7 @@ func (s *State) Apps() []string {
 	for app := range s.Durable.Sections {
 		set[app] = struct{}{}
 	}
-	for app := range s.live {
-		set[app] = struct{}{}
-	}
+	s.live.each(func(app string, _ *live) { set[app] = struct{}{} })
 	for id := range s.attempts {
 		for _, app := range s.txn(id).names() {
 			set[app] = struct{}{}
@@ -129,7 +127,7 @@ func (s *State) Want(app string) driver.Section {
 
 // Files reports the driver's digest of the App's published files, and whether they are what the want asks for.
 func (s *State) Files(app string) (digest string, agree bool) {
-	l := s.live[app]
+	l := s.live.get(app)
 	if l == nil || !l.pub.known {
 		return "", false
 	}
@@ -213,18 +211,18 @@ func (s *State) ReadPlan() ReadPlan {
 			}
 		}
 	}
-	for app, l := range s.live {
-		if !l.conv.known || l.tries > 0 || l.reading == nil || l.reading.started.Before(l.conv.at) || l.reading.process != s.Process {
+	for app := range s.restless {
+		if l := s.live.get(app); l != nil && (!l.conv.known || l.tries > 0 || !l.readSince(s.Process)) {
 			urgent[app] = true
 		}
 	}
-	for app, sec := range s.Durable.Sections {
-		if len(sec.Draining) > 0 && !urgent[app] {
+	for app := range s.restless {
+		if sec := s.Durable.Sections[app]; sec != nil && len(sec.Draining) > 0 && !urgent[app] {
 			p.Watched = append(p.Watched, app)
 		}
 	}
 	for app := range urgent {
-		if l := s.live[app]; l != nil && l.work != nil && l.work.changes() {
+		if l := s.live.get(app); l != nil && l.work != nil && l.work.changes() {
 			continue // a reading now would prove nothing
 		}
 		p.Urgent = append(p.Urgent, app)
@@ -255,15 +253,15 @@ func (s *State) Wake(now time.Time) time.Time {
 	if len(s.attempts)+len(s.waits)+len(s.verifies) > 0 {
 		earlier(now.Add(openTick))
 	}
-	for _, l := range s.live {
-		if l.work == nil && l.tries > 0 {
+	for app := range s.restless {
+		if l := s.live.get(app); l != nil && l.work == nil && l.tries > 0 {
 			earlier(l.retryAt)
 		}
-	}
-	for _, sec := range s.Durable.Sections {
-		for _, d := range sec.Draining {
-			if d.Running {
-				earlier(d.Until)
+		if sec := s.Durable.Sections[app]; sec != nil {
+			for _, d := range sec.Draining {
+				if d.Running {
+					earlier(d.Until)
+				}
 			}
 		}
 	}

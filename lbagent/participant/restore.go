@@ -263,7 +263,7 @@ func (m *stepper) restored(t *Txn, c *TxnChange, since time.Time) *Refusal {
 	if !m.filesMatch(c.App) {
 		return refuse(SetDiffers, c.App, "the files of %s are not published yet", c.App)
 	}
-	l := m.s.live[c.App]
+	l := m.s.live.get(c.App)
 	if len(c.Replacements) == 0 && l.wantSum == c.Undo.Running && l.pub.digest != c.Undo.Published {
 		// Same content, other files: publish once more, with the pause of a failed attempt.
 		l = m.live(c.App)
@@ -289,7 +289,7 @@ func (m *stepper) finishAbort(t *Txn) {
 			sec.Committed.Upstreams = mergeUpstreams(sec.Committed.Upstreams, c.Replacements)
 			sec.Version.Amendments++
 		}
-		sec.Unsettled, sec.Published = false, m.s.live[c.App].pub.digest
+		sec.Unsettled, sec.Published = false, m.s.live.get(c.App).pub.digest
 		sections = append(sections, &sec)
 	}
 	why := t.Refusal

@@ -24,7 +24,8 @@ type State struct {
 	Broken *Refusal
 
 	attempts map[string]*attempt
-	live     map[string]*live
+	live     liveTable
+	restless map[string]struct{} // see atRest; never changed in place
 	waits    []*wait
 	verifies []*verifyWait
 	seq      uint64
@@ -72,6 +73,22 @@ type live struct {
 	wantSum  string
 	pubSum   string
 	reported string
+}
+
+// readSince: the newest reading is of the process, and began after the last change.
+func (l *live) readSince(p driver.Process) bool {
+	return l.reading != nil && !l.reading.started.Before(l.conv.at) && l.reading.process == p
+}
+
+// atRest: nothing is due for the App as long as no event is about it: it runs as it is wanted, has been read so, and its
+// files say the same. The Apps that are not at rest are kept in State.restless, so that neither a Step nor a plan of what
+// to read looks at the others.
+func (s *State) atRest(app string) bool {
+	l, sec := s.live.get(app), s.Durable.Sections[app]
+	if sec != nil && (sec.Unsettled || len(sec.Draining) > 0 || l == nil) {
+		return false
+	}
+	return l == nil || l.tries == 0 && l.lastErr == nil && l.conv.known && l.pub.known && l.pub.want == l.pubSum && l.readSince(s.Process)
 }
 
 type converged struct {
@@ -149,7 +166,10 @@ const never = "?"
 // Recover returns the State of a Host that starts with what its journal holds. Deadlines are kept, but never extended
 // beyond the transaction's whole budget from now, whatever the clock did meanwhile.
 func Recover(self Identity, d Durable, now time.Time) State {
-	s := State{Self: self, Durable: d, attempts: map[string]*attempt{}, live: map[string]*live{}, readAll: now}
+	s := State{Self: self, Durable: d, attempts: map[string]*attempt{}, restless: map[string]struct{}{}, readAll: now}
+	for app := range d.Sections {
+		s.restless[app] = struct{}{}
+	}
 	for id, t := range d.Txns {
 		a := newAttempt(nil, now)
 		if limit := now.Add(t.Budget); t.Deadline.After(limit) {

@@ -11,8 +11,9 @@ import (
 
 // Step is the machine: the state after ev at time now, and what must be done. s is left alone. now must not go back.
 func Step(s State, ev Event, now time.Time) (State, []Effect) {
-	m := &stepper{s: s, now: now, ownLive: map[string]bool{}, ownAttempt: map[string]bool{}, reports: map[string]bool{}}
-	m.s.live = cloned(s.live)
+	m := &stepper{s: s, now: now, ownLive: map[string]bool{}, ownAttempt: map[string]bool{}, reports: map[string]bool{},
+		lives: s.live.own(), touched: map[string]struct{}{}}
+	m.s.live = m.lives.liveTable
 	m.s.attempts = cloned(s.attempts)
 	m.s.waits = slices.Clone(s.waits)
 	m.s.verifies = slices.Clone(s.verifies)
@@ -20,6 +21,7 @@ func Step(s State, ev Event, now time.Time) (State, []Effect) {
 	if m.s.Broken == nil {
 		m.settle()
 	}
+	m.noteRest()
 	for _, app := range slices.Sorted(maps.Keys(m.reports)) {
 		m.emit(Report{App: app})
 	}
@@ -32,9 +34,11 @@ type stepper struct {
 	now        time.Time
 	journal    []Effect
 	effects    []Effect
+	lives      liveWriter // what s.live shares its parts with
 	ownLive    map[string]bool
 	ownAttempt map[string]bool
 	reports    map[string]bool
+	touched    map[string]struct{} // Apps whose rest may have changed, beside those in ownLive and reports
 }
 
 func (m *stepper) emit(e Effect) { m.effects = append(m.effects, e) }
@@ -72,13 +76,13 @@ func (m *stepper) record(r Record) {
 // live returns the App's volatile part for writing.
 func (m *stepper) live(app string) *live {
 	if m.ownLive[app] {
-		return m.s.live[app]
+		return m.s.live.get(app)
 	}
 	l := &live{}
-	if old := m.s.live[app]; old != nil {
+	if old := m.s.live.get(app); old != nil {
 		*l = *old
 	}
-	m.s.live[app] = l
+	m.lives.put(app, l)
 	m.ownLive[app] = true
 	return l
 }
@@ -260,28 +264,51 @@ func (m *stepper) restless() []string {
 			set[app] = struct{}{}
 		}
 	}
-	for app, l := range m.s.live {
-		if l.work == nil && (l.tries > 0 || l.lastErr != nil || !l.conv.known || !l.pub.known || l.pub.want != l.pubSum) {
-			set[app] = struct{}{}
-		}
-	}
-	for app, sec := range m.s.Durable.Sections {
-		if sec.Unsettled || len(sec.Draining) > 0 || m.s.live[app] == nil {
+	for app := range m.s.restless {
+		if l, sec := m.s.live.get(app), m.s.Durable.Sections[app]; l == nil || l.work == nil || sec != nil && len(sec.Draining) > 0 {
 			set[app] = struct{}{}
 		}
 	}
 	return slices.Sorted(maps.Keys(set))
 }
 
+// noteRest brings State.restless up to date with what this Step has touched.
+func (m *stepper) noteRest() {
+	next, own := m.s.restless, false
+	note := func(app string) {
+		_, is := next[app]
+		if should := !m.s.atRest(app); should != is {
+			if !own {
+				// Not maps.Clone: a copy of a map that once held every App would stay as large as that.
+				next, own = make(map[string]struct{}, len(m.s.restless)+1), true
+				maps.Copy(next, m.s.restless)
+			}
+			if should {
+				next[app] = struct{}{}
+			} else {
+				delete(next, app)
+			}
+		}
+	}
+	for app := range m.ownLive {
+		note(app)
+	}
+	for app := range m.reports {
+		note(app)
+	}
+	for app := range m.touched {
+		note(app)
+	}
+	m.s.restless = next
+}
+
 // apps returns every App that the journal or the volatile part knows, sorted.
 func (m *stepper) apps() []string {
-	set := make(map[string]struct{}, len(m.s.Durable.Sections)+len(m.s.live))
+	set := make(map[string]struct{}, len(m.s.Durable.Sections))
 	for app := range m.s.Durable.Sections {
 		set[app] = struct{}{}
 	}
-	for app := range m.s.live {
-		set[app] = struct{}{}
-	}
+	m.s.live.each(func(app string, _ *live) { set[app] = struct{}{} })
 	for id := range m.s.attempts {
 		for _, app := range m.s.txn(id).names() {
 			set[app] = struct{}{}

@@ -18,7 +18,7 @@ func (m *stepper) stepSync(ev Sync) {
 	}
 	all := m.apps()
 	for app := range named {
-		if _, known := m.s.live[app]; !known && m.s.Durable.Sections[app] == nil {
+		if m.s.live.get(app) == nil && m.s.Durable.Sections[app] == nil {
 			all = append(all, app)
 		}
 	}

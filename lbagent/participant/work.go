@@ -29,7 +29,7 @@ func (m *stepper) schedule(app string) {
 		return
 	}
 	_, v := m.proof(app, time.Time{})
-	l = m.s.live[app]
+	l = m.s.live.get(app)
 	if !l.conv.known && (l.reading == nil || l.reading.process != m.s.Process) {
 		return // look before touching anything
 	}
@@ -90,7 +90,7 @@ func (m *stepper) settled(app string, sec *SectionState) {
 
 // stepWorkDone takes in what a Work came to.
 func (m *stepper) stepWorkDone(ev WorkDone) {
-	if old := m.s.live[ev.App]; old == nil || old.work == nil || old.work.Seq != ev.Seq {
+	if old := m.s.live.get(ev.App); old == nil || old.work == nil || old.work.Seq != ev.Seq {
 		return
 	}
 	l := m.live(ev.App)
@@ -243,6 +243,9 @@ func (m *stepper) seeProcess(p driver.Process) {
 	}
 	m.s.Process = p
 	m.s.readAll = m.now
+	for _, app := range m.apps() {
+		m.touched[app] = struct{}{} // none of them is proven any more
+	}
 	for _, id := range m.s.openIDs() {
 		clear(m.attempt(id).tried)
 		for _, app := range m.s.txn(id).names() {

@@ -79,10 +79,28 @@ func (w *world) newProcess(pid int) {
 	w.process = driver.Process{MasterPID: 1, WorkerPID: pid, StartedAt: w.now, Version: "model"}
 }
 
+// restIsKnown: the index of the Apps that are not at rest is what a look at all of them says.
+func (w *world) restIsKnown() {
+	if _, bench := w.t.(*testing.B); bench {
+		return
+	}
+	for _, app := range w.s.Apps() {
+		if _, restless := w.s.restless[app]; restless == w.s.atRest(app) && w.s.Broken == nil {
+			w.t.Fatalf("%s is listed as restless: %t", app, restless)
+		}
+	}
+	for app := range w.s.restless {
+		if w.s.atRest(app) {
+			w.t.Fatalf("%s is at rest and listed as restless", app)
+		}
+	}
+}
+
 // step runs one event and carries out its effects, Works excepted.
 func (w *world) step(ev Event) {
 	next, effects := Step(w.s, ev, w.now)
 	w.s = next
+	w.restIsKnown()
 	failed := false
 	for _, e := range effects {
 		switch e := e.(type) {
