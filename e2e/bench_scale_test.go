@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/pprof"
 	"strconv"
 	"testing"
 	"time"
@@ -31,7 +32,12 @@ func benchScale(b *testing.B, t *table) {
 	b.ReportMetric(0, "ns/op") // of no meaning here
 	var took []time.Duration
 	phases := map[txn.Phase][]time.Duration{}
-	for i := range scaleChanges {
+	var stop func()
+	for i := range scaleWarm + scaleChanges {
+		if i == scaleWarm {
+			took, stop = nil, profiled(b)
+			clear(phases)
+		}
 		s := oneInOneOut(l.committed[fmt.Sprintf("app-%d", i%apps)], fmt.Sprintf("next-%d", i), fmt.Sprintf("10.9.%d.%d:80", i/200, 1+i%200), 50*time.Millisecond)
 		spent := l.change(s)
 		took = append(took, spent.whole)
@@ -39,6 +45,7 @@ func benchScale(b *testing.B, t *table) {
 			phases[p] = append(phases[p], d)
 		}
 	}
+	stop()
 	b.ReportMetric(ms(median(took)), "change-ms")
 	name := "scale: 50 simulated hosts, 1,000 Apps x 20, 1 in 1 out, checks 50 ms"
 	t.times(name, 200*time.Millisecond, pollingNone, took)
@@ -47,7 +54,10 @@ func benchScale(b *testing.B, t *table) {
 		ms(median(phases[txn.Activating])), ms(median(phases[txn.Deciding])))
 }
 
-const scaleChanges = 40
+const (
+	scaleChanges = 100
+	scaleWarm    = 10 // not counted: the Hosts still come to rest
+)
 
 // simulatedHosts starts n lbagents of Group "public" on simulated proxies, and stops them with the benchmark.
 func simulatedHosts(b testing.TB, n int) []registry.Host {
@@ -108,4 +118,26 @@ func envInt(name string, otherwise int) int {
 		return n
 	}
 	return otherwise
+}
+
+// profiled writes a CPU profile of what comes until stop is called, if BENCH_PROFILE names a file.
+func profiled(b testing.TB) (stop func()) {
+	b.Helper()
+	path := os.Getenv("BENCH_PROFILE")
+	if path == "" {
+		return func() {}
+	}
+	f, err := os.Create(path)
+	if err == nil {
+		err = pprof.StartCPUProfile(f)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		if err := f.Close(); err != nil {
+			b.Error(err)
+		}
+	}
 }
