@@ -152,14 +152,17 @@ func (a *Agent) append(effects []participant.Effect) error {
 			"actor", r.Origin.Actor, "reason", r.Origin.Reason, "deploy", r.Origin.Deploy, "note", r.Note)
 	}
 	crashAt("after-", records)
-	if a.journal.NeedsCompaction() {
+	if needs, overdue := a.journal.NeedsCompaction(); needs {
 		// The state before these Records plus the Records: what the machine holds is one Step ahead of a.state.
 		d := a.state.Load().Durable
 		for _, r := range records {
 			d = d.Apply(r)
 		}
-		if err := a.journal.Compact(d); err != nil {
-			return err
+		// A snapshot of a thousand Apps takes a while, which no open transaction should have to wait for.
+		if len(d.Txns) == 0 || overdue {
+			if err := a.journal.Compact(d); err != nil {
+				return err
+			}
 		}
 	}
 	a.m.journalSize.Set(float64(a.journal.Size()))

@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"slices"
+	"strconv"
 )
 
 // Digest is the canonical digest of a Section: routes, and {name, address, weight, mode} of each upstream, sorted.
@@ -15,30 +15,45 @@ func Digest(s Section) string {
 	if len(s.Routes) == 0 && len(s.Upstreams) == 0 {
 		return ""
 	}
-	h := sha256.New()
-	fmt.Fprintf(h, "section 1\n%q\n", s.App)
+	// Appended by hand: every reading of every Section is digested, and fmt made that the larger part of a reading.
+	b := make([]byte, 0, 128+96*(len(s.Routes)+len(s.Upstreams)))
+	b = append(strconv.AppendQuote(append(b, "section 1\n"...), s.App), '\n')
 	for _, r := range SortedRoutes(s.Routes) {
-		fmt.Fprintf(h, "route %q %q %t\n", r.Host, r.Path, r.Strip)
+		b = strconv.AppendQuote(append(b, "route "...), r.Host)
+		b = strconv.AppendQuote(append(b, ' '), r.Path)
+		b = append(strconv.AppendBool(append(b, ' '), r.Strip), '\n')
 	}
 	for _, u := range SortedUpstreams(s.Upstreams) {
-		fmt.Fprintf(h, "upstream %q %s %d %s\n", u.Name, u.Address, u.Weight, u.Mode)
+		b = strconv.AppendQuote(append(b, "upstream "...), u.Name)
+		b = append(append(append(b, ' '), u.Address.String()...), ' ')
+		b = append(strconv.AppendInt(b, int64(u.Weight), 10), ' ')
+		b = append(append(b, u.Mode.String()...), '\n')
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
 }
 
-// SortedRoutes returns the routes sorted by host and path; the argument is left alone.
+// SortedRoutes returns the routes sorted by host and path; the argument is left alone, and may be what is
+// returned.
 func SortedRoutes(routes []Route) []Route {
-	out := slices.Clone(routes)
-	slices.SortFunc(out, func(a, b Route) int {
+	return sorted(routes, func(a, b Route) int {
 		return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Path, b.Path))
 	})
-	return out
 }
 
-// SortedUpstreams returns the upstreams sorted by name; the argument is left alone.
+// SortedUpstreams returns the upstreams sorted by name; the argument is left alone, and may be what is
+// returned.
 func SortedUpstreams(upstreams []Upstream) []Upstream {
-	out := slices.Clone(upstreams)
-	slices.SortFunc(out, func(a, b Upstream) int { return cmp.Compare(a.Name, b.Name) })
+	return sorted(upstreams, func(a, b Upstream) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// sorted returns the values in order: themselves if they are so already, which is the usual case.
+func sorted[T any](values []T, compare func(a, b T) int) []T {
+	if slices.IsSortedFunc(values, compare) {
+		return slices.Clip(values)
+	}
+	out := slices.Clone(values)
+	slices.SortFunc(out, compare)
 	return out
 }
 
@@ -46,7 +61,7 @@ func SortedUpstreams(upstreams []Upstream) []Upstream {
 func NewSectionReading(app string, routes []Route, rows []Row) SectionReading {
 	rows = slices.Clone(rows)
 	slices.SortFunc(rows, func(a, b Row) int { return cmp.Compare(a.Name, b.Name) })
-	s := Section{App: app, Routes: routes}
+	s := Section{App: app, Routes: routes, Upstreams: make([]Upstream, 0, len(rows))}
 	for _, r := range rows {
 		s.Upstreams = append(s.Upstreams, Upstream{Name: r.Name, Address: r.Address, Weight: r.Weight, Mode: r.Mode})
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cutover/cutover/lbagent/driver"
@@ -158,14 +157,19 @@ func (s *State) Problems() []string {
 	return out
 }
 
-// fingerprint is all of a reading that is worth a report: not the time, and of the sessions only whether there are any.
-func fingerprint(r *reading) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s %d %d %d", r.section.Digest, r.process.MasterPID, r.process.WorkerPID, r.process.StartedAt.UnixNano())
-	for _, row := range r.section.Rows {
-		fmt.Fprintf(&b, " %s %t %t %t", row.Name, row.Green || r.steady[row.Name], row.Red, row.Sessions > 0)
+// tellsAs: nothing in r is worth a report after was. Worth one is everything but the time, and of the sessions only whether
+// there are any.
+func (r *reading) tellsAs(was *reading) bool {
+	if was == nil || r.process != was.process || r.section.Digest != was.section.Digest || len(r.section.Rows) != len(was.section.Rows) {
+		return false
 	}
-	return b.String()
+	for i := range r.section.Rows {
+		a, b := &r.section.Rows[i], &was.section.Rows[i]
+		if a.Name != b.Name || a.Red != b.Red || (a.Green || r.steady[a.Name]) != (b.Green || was.steady[b.Name]) || (a.Sessions > 0) != (b.Sessions > 0) {
+			return false
+		}
+	}
+	return true
 }
 
 // ReadPlan says what the runner should read: Urgent Apps as often as it can afford (about 20 ms), Watched ones less so

@@ -72,7 +72,6 @@ type live struct {
 	want     *driver.Section
 	wantSum  string
 	pubSum   string
-	reported string
 }
 
 // readSince: the newest reading is of the process, and began after the last change.

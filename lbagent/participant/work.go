@@ -203,11 +203,10 @@ func (m *stepper) stepReading(ev Reading) {
 		}
 		now := &reading{started: ev.Started, at: ev.Reading.At, process: proc, section: ev.Reading.Sections[app]}
 		now.stay(l.reading)
-		l.reading = now
-		if f := fingerprint(l.reading); f != l.reported {
-			l.reported = f
+		if !now.tellsAs(l.reading) {
 			m.reports[app] = true
 		}
+		l.reading = now
 	}
 	if ev.All {
 		for app := range ev.Reading.Sections {

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/proto"
 
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 	"github.com/cutover/cutover/proto/gen/cutover/lbagent/v1/lbagentv1connect"
@@ -163,7 +162,7 @@ func (l *Link) watch(ctx context.Context, h Handler, request *lbagentv1.WatchReq
 	defer func() { _ = stream.Close() }()
 	for stream.Receive() {
 		silence.Stop()
-		msg := proto.CloneOf(stream.Msg())
+		msg := stream.Msg() // ours: each Receive makes a new one
 		if !stood {
 			if err := l.recognise(msg); err != nil {
 				return false, err

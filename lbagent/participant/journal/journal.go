@@ -137,9 +137,11 @@ func (j *Journal) Append(records ...participant.Record) error {
 // Size is the size of the file in bytes.
 func (j *Journal) Size() int64 { return j.size }
 
-// NeedsCompaction reports whether the records have outgrown MaxSize or twice the snapshot, whichever is more.
-func (j *Journal) NeedsCompaction() bool {
-	return j.failed == nil && j.size-j.base > max(j.opts.MaxSize, 2*j.base)
+// NeedsCompaction reports whether the records have outgrown MaxSize or twice the snapshot, whichever is more. Overdue: four
+// times as much, so that it should not wait for a quiet moment any longer.
+func (j *Journal) NeedsCompaction() (needs, overdue bool) {
+	limit := max(j.opts.MaxSize, 2*j.base)
+	return j.failed == nil && j.size-j.base > limit, j.failed == nil && j.size-j.base > 4*limit
 }
 
 // Compact replaces the file by a snapshot of state, which must be what the records came to. After an error the Journal

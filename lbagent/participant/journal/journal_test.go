@@ -250,11 +250,11 @@ func TestCompaction(t *testing.T) {
 			t.Fatal(err)
 		}
 		d = d.Apply(record(n))
-		if j.NeedsCompaction() {
+		if needs, _ := j.NeedsCompaction(); needs {
 			if err := j.Compact(d); err != nil {
 				t.Fatal(err)
 			}
-			if j.NeedsCompaction() {
+			if needs, _ := j.NeedsCompaction(); needs {
 				t.Fatal("a fresh snapshot wants compaction")
 			}
 		}
@@ -372,7 +372,7 @@ func TestFaultEverywhere(t *testing.T) {
 			}
 			acked = i
 			d = d.Apply(record(i))
-			if j.NeedsCompaction() {
+			if needs, _ := j.NeedsCompaction(); needs {
 				err = j.Compact(d)
 			}
 		}

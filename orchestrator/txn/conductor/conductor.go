@@ -58,7 +58,8 @@ type Options struct {
 	Sweep time.Duration
 }
 
-// fullSweep is how many sweeps pass between comparisons of everything with everything.
+// fullSweep is in how many sweeps everything is compared with everything, a part in each: all at once would hold up every
+// transaction for as long as it takes.
 const fullSweep = 10
 
 // callsPerHost bounds the calls on their way to one Host; queueLength the events that wait for the owner.
@@ -284,11 +285,8 @@ func (c *Conductor) tick() {
 
 // sweep is the safety net below the events.
 func (c *Conductor) sweep() {
-	if c.sweeps++; c.sweeps%fullSweep == 0 {
-		for _, h := range c.hosts {
-			c.suspectAll(h)
-		}
-	}
+	c.sweeps++
+	c.suspectPart(c.sweeps % fullSweep)
 	c.tick()
 	for _, name := range sortedKeys(c.hosts) {
 		c.settleInDoubt(c.hosts[name])

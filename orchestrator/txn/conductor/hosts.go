@@ -259,6 +259,35 @@ func (c *Conductor) suspectAll(h *host) {
 	}
 }
 
+// suspectPart makes one of fullSweep parts of everything be compared again, on all Hosts.
+func (c *Conductor) suspectPart(part int) {
+	in := func(app string) bool {
+		h := uint32(2166136261) // FNV-1a
+		for i := range len(app) {
+			h = (h ^ uint32(app[i])) * 16777619
+		}
+		return int(h%fullSweep) == part
+	}
+	var keys []txn.SectionKey
+	for key := range c.sections {
+		if in(key.App) {
+			keys = append(keys, key)
+		}
+	}
+	for _, h := range c.hosts {
+		for _, key := range keys {
+			if key.Group == h.group {
+				h.suspects[key.App] = true
+			}
+		}
+		for app := range h.reports.Sections {
+			if c.sections[txn.SectionKey{Group: h.group, App: app}] == nil {
+				h.suspects[app] = true
+			}
+		}
+	}
+}
+
 // inMotion: the Host is about to change the Section by itself. A Host that refuses a Commit is not: Sync brings it there.
 func (c *Conductor) inMotion(h *host, key txn.SectionKey) bool {
 	for _, o := range c.txns {
