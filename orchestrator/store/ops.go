@@ -34,7 +34,7 @@ func CheckOps(ops []Op) error {
 	if size > MaxCommitBytes {
 		return fmt.Errorf("%d bytes, at most %d are possible in one commit: split it: %w", size, MaxCommitBytes, ErrLimit)
 	}
-	return nil
+	return oneHalf(ops)
 }
 
 // Conflict judges the preconditions of ops against the current revisions (0: absent). It returns nil or a

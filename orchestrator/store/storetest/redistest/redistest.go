@@ -3,6 +3,7 @@ package redistest
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -70,9 +71,11 @@ func (s *Server) ready(ctx context.Context) error {
 	case err != nil:
 		return err
 	case !strings.Contains(info, "loading:0"):
-		return fmt.Errorf("it is loading its data")
+		return errors.New("it is loading its data")
+	case !strings.Contains(info, "aof_rewrite_in_progress:0") || !strings.Contains(info, "aof_rewrite_scheduled:0"):
+		return errors.New("it is writing what it has got from its primary") // not in a Backup yet
 	case strings.Contains(info, "role:slave") && !strings.Contains(info, "master_link_status:up"):
-		return fmt.Errorf("it has not reached its primary")
+		return errors.New("it has not reached its primary")
 	}
 	return nil
 }
@@ -99,9 +102,23 @@ func (s *Server) Promote(t testing.TB) {
 	s.Do(t, "REPLICAOF", "NO", "ONE")
 }
 
-// Backup copies what the server has on its disk now, for Rollback.
+// TakePlaceOf gives the data of s to the killed server old and starts that: clients find what s had at the address that
+// they know, as after a failover behind a fixed name.
+func (s *Server) TakePlaceOf(t testing.TB, old *Server) {
+	t.Helper()
+	backup := s.Backup(t)
+	s.Kill()
+	old.Rollback(t, backup)
+}
+
+// Backup copies what the server has, for Rollback.
 func (s *Server) Backup(t testing.TB) string {
 	t.Helper()
+	// With everysec even the write to the file may come after the answer. This one does not return before all is there.
+	fsync, _ := s.Do(t, "CONFIG", "GET", "appendfsync").(map[any]any)
+	s.Do(t, "CONFIG", "SET", "appendfsync", "always")
+	s.Do(t, "INCR", "redistest-backups")
+	s.Do(t, "CONFIG", "SET", "appendfsync", fsync["appendfsync"])
 	to := t.TempDir()
 	if err := os.CopyFS(filepath.Join(to, aof), os.DirFS(filepath.Join(s.dir, aof))); err != nil {
 		t.Fatal(err)
