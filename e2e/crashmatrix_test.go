@@ -63,15 +63,15 @@ func of(host string, labels []string) []string {
 // patience is how often a moment may be missed, because another crash made things go another way, before that is an error.
 const patience = 5
 
-// pending are the moments that have still to come, by "orchestrator" or Host.
-type pending struct {
+// momentsToCome are the moments that have still to come, by "orchestrator" or Host.
+type momentsToCome struct {
 	rng    *rand.Rand
 	labels map[string][]string
 	missed map[string]int
 }
 
-func newPending(rng *rand.Rand, d *crashDrill, orchestrator, agent []string) *pending {
-	p := &pending{rng: rng, labels: map[string][]string{"orchestrator": slices.Clone(orchestrator)}, missed: map[string]int{}}
+func newMoments(rng *rand.Rand, d *crashDrill, orchestrator, agent []string) *momentsToCome {
+	p := &momentsToCome{rng: rng, labels: map[string][]string{"orchestrator": slices.Clone(orchestrator)}, missed: map[string]int{}}
 	for _, h := range d.hosts {
 		p.labels[h] = of(h, agent)
 	}
@@ -81,7 +81,7 @@ func newPending(rng *rand.Rand, d *crashDrill, orchestrator, agent []string) *pe
 	return p
 }
 
-func (p *pending) left() int {
+func (p *momentsToCome) left() int {
 	n := 0
 	for _, l := range p.labels {
 		n += len(l)
@@ -91,7 +91,7 @@ func (p *pending) left() int {
 
 // draw takes the next moment of each but the one who is held. A message or a write comes several times, and one of the times is
 // drawn.
-func (p *pending) draw(but string) moments {
+func (p *momentsToCome) draw(but string) moments {
 	m := moments{agents: map[string]string{}}
 	for _, who := range slices.Sorted(maps.Keys(p.labels)) {
 		if who == but || len(p.labels[who]) == 0 {
@@ -114,7 +114,7 @@ func (p *pending) draw(but string) moments {
 }
 
 // came takes away what was reached; what was not goes to the end.
-func (p *pending) came(t *testing.T, m moments, reached map[string]bool) {
+func (p *momentsToCome) came(t *testing.T, m moments, reached map[string]bool) {
 	t.Helper()
 	next := func(who, label string) {
 		if label == "" {
@@ -139,7 +139,7 @@ func (p *pending) came(t *testing.T, m moments, reached map[string]bool) {
 }
 
 // idlest is the Host with the fewest moments left: it is the one to be held.
-func (p *pending) idlest(d *crashDrill) string {
+func (p *momentsToCome) idlest(d *crashDrill) string {
 	return slices.MinFunc(d.hosts, func(a, b string) int { return len(p.labels[a]) - len(p.labels[b]) })
 }
 
@@ -152,12 +152,12 @@ func TestCrashMatrix(t *testing.T) {
 	t.Run("commit and sync", func(t *testing.T) {
 		t.Parallel()
 		d := newCrashDrill(t)
-		p := newPending(first, d, orchestratorCommits, slices.Concat(agentToVerified, agentCommits))
+		p := newMoments(first, d, orchestratorCommits, slices.Concat(agentToVerified, agentCommits))
 		for p.left() > 0 {
 			m := p.draw("")
 			p.came(t, m, d.commits(m))
 		}
-		p = newPending(first, d, orchestratorSyncs, agentSyncs)
+		p = newMoments(first, d, orchestratorSyncs, agentSyncs)
 		for i := 0; p.left() > 0; i++ {
 			host := d.hosts[i%len(d.hosts)]
 			m := p.draw("")
@@ -168,13 +168,13 @@ func TestCrashMatrix(t *testing.T) {
 	t.Run("abort and amend", func(t *testing.T) {
 		t.Parallel()
 		d := newCrashDrill(t)
-		p := newPending(second, d, orchestratorAborts, slices.Concat(agentRows, agentAborts))
+		p := newMoments(second, d, orchestratorAborts, slices.Concat(agentRows, agentAborts))
 		for p.left() > 0 {
 			holder := p.idlest(d)
 			m := p.draw(holder)
 			p.came(t, m, d.aborts(m, holder))
 		}
-		p = newPending(second, d, orchestratorAmends, agentAmends)
+		p = newMoments(second, d, orchestratorAmends, agentAmends)
 		for p.left() > 0 {
 			m := p.draw("")
 			p.came(t, m, d.amends(m))
