@@ -173,13 +173,13 @@ func (w *world) insert(l *leader, undo string) {
 		w.applyInsert(l, a)
 		return
 	}
-	var granted []string
+	var granted []txn.Grant
 	l.locks, granted = l.locks.Add(txn.LockRequest{ID: "amend/" + a.rec.id, Sections: []txn.SectionKey{shopKey}})
 	w.grant(l, granted)
 }
 
 func (w *world) behindUndo(l *leader, a *amend) {
-	var granted []string
+	var granted []txn.Grant
 	l.locks, granted = l.locks.Add(txn.LockRequest{ID: "amend/" + a.rec.id, Sections: []txn.SectionKey{shopKey}, Rollback: true})
 	w.grant(l, granted)
 }
@@ -416,7 +416,7 @@ func (w *world) resumeAmend(l *leader, a *amend) {
 		a.ver = l.shop.GetVersion()
 		w.number(l, a)
 	default:
-		var granted []string
+		var granted []txn.Grant
 		l.locks, granted = l.locks.Add(txn.LockRequest{ID: "amend/" + a.rec.id, Sections: []txn.SectionKey{shopKey}})
 		w.grant(l, granted)
 	}

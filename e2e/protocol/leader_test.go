@@ -288,7 +288,7 @@ func (w *world) begin(l *leader, id string) {
 	l.txns = append(l.txns, o)
 	slices.SortFunc(l.txns, func(a, b *open) int { return strings.Compare(a.id, b.id) })
 	w.say("the leader of epoch %d takes %s: shop to b", l.epoch, id)
-	var granted []string
+	var granted []txn.Grant
 	l.locks, granted = l.locks.Add(txn.LockRequest{ID: id, Sections: []txn.SectionKey{shopKey}})
 	w.grant(l, granted)
 }
@@ -296,8 +296,9 @@ func (w *world) begin(l *leader, id string) {
 // txnDeadline is of Prepare to Commit.
 const txnDeadline = 20 * time.Second
 
-func (w *world) grant(l *leader, ids []string) {
-	for _, id := range ids {
+func (w *world) grant(l *leader, grants []txn.Grant) {
+	for _, g := range grants {
+		id := g[0] // nothing is merged here
 		if o := l.txn(id); o != nil {
 			w.granted(l, o)
 		} else if a := l.amend(strings.TrimPrefix(id, "amend/")); a != nil {
@@ -378,7 +379,7 @@ func (w *world) carryOut(l *leader, o *open, e txn.Effect) {
 }
 
 func (w *world) unlock(l *leader, id string) {
-	var granted []string
+	var granted []txn.Grant
 	l.locks, granted = l.locks.Release(id)
 	w.grant(l, granted)
 }
@@ -741,6 +742,11 @@ func (w *world) answered(m *message) {
 	default:
 	}
 	o := l.txn(m.id)
+	if a.Refusal != nil && a.Refusal.Reason == participant.StaleEpoch {
+		w.say("so the leader of epoch %d learns that its term is over", l.epoch)
+		w.leaderDied(l)
+		return
+	}
 	c := map[call]txn.Call{callPrepare: txn.CallPrepare, callActivate: txn.CallActivate, callVerify: txn.CallVerify,
 		callCommit: txn.CallCommit, callAbort: txn.CallAbort}[m.call]
 	refusal, evidence := refusalOf(a.Refusal), evidenceOf(a.Evidence)
@@ -1026,7 +1032,7 @@ func (l *leader) hostKey(k *keyBuilder, i int) {
 	for _, o := range l.txns {
 		h := o.host(i)
 		k.num(uint64(h.Vote), uint64(h.Call), uint64(h.PID), uint64(h.SeenPID+1))
-		k.flags(h.SentPrepare, h.SentActivate, h.Done, h.Connected, h.CaughtUp, h.Reason != "")
+		k.flags(h.SentPrepare, h.SentActivate, h.Done, h.Connected, h.CaughtUp, h.Unproven, h.Excluded, h.Reason != "")
 		k.at(h.AwaySince, h.RetryAt, h.FreshAt, h.NotBefore)
 		k.flags(o.heard[i].verified.IsZero(), o.heard[i].lapsed.IsZero())
 		k.localAt(h.ReadAt, h.SeenAt)

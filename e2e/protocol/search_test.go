@@ -329,4 +329,3 @@ func TestSearch(t *testing.T) {
 		})
 	}
 }
-

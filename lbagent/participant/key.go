@@ -32,9 +32,12 @@ func (s *State) AppendKey(text []byte, times []time.Time, caller func(Token) str
 		k.word(id)
 		k.attempt(s.attempts[id], s)
 	}
-	for _, app := range slices.Sorted(maps.Keys(s.live)) {
+	var touched []string
+	s.live.each(func(app string, _ *live) { touched = append(touched, app) })
+	slices.Sort(touched)
+	for _, app := range touched {
 		k.word(app)
-		k.live(s.live[app], s)
+		k.live(s.live.get(app), s)
 	}
 	for _, w := range s.waits {
 		k.tokens('w', []Token{w.to})
