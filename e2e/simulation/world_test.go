@@ -133,73 +133,103 @@ func (w *world) checkKill(t *task) {
 
 func upstreamOf(task string) string { return deploy.UpstreamName(task) }
 
+// commitRecord is what the checks need of a Commit record.
+type commitRecord struct {
+	ID    string `json:"id"`
+	App   string `json:"app"`
+	Joint string `json:"joint"` // the merged transaction that carried this one, and has its votes
+	Parts []any  `json:"parts"`
+	Views []struct {
+		Hosts []string `json:"hosts"`
+	} `json:"views"`
+	Votes []struct {
+		Host string `json:"host"`
+		Vote string `json:"vote"`
+	} `json:"votes"`
+	Record []byte `json:"record"`
+}
+
+// commitNote is what the engine keeps in it.
+type commitNote struct {
+	Kind  deploy.Kind `json:"kind"`
+	Spec  uint64      `json:"spec"`
+	Tasks []struct {
+		Upstream string `json:"upstream"`
+	} `json:"tasks"`
+}
+
 // decided looks at every Commit record at the moment when it comes to exist (ALL-OR-OLD).
 func (w *world) decided(ops []store.Op, err error) {
 	if err != nil {
 		return
 	}
+	var records []commitRecord
+	votes := map[string]map[string]string{} // by decision and Host
 	for _, op := range ops {
 		id, ok := strings.CutPrefix(op.Key, "decision/")
 		if !ok || op.Kind != store.Create {
 			continue
 		}
-		var record struct {
-			Epoch uint64 `json:"epoch"`
-			App   string `json:"app"`
-			Views []struct {
-				Hosts []string `json:"hosts"`
-			} `json:"views"`
-			Votes []struct {
-				Host string `json:"host"`
-				Vote string `json:"vote"`
-			} `json:"votes"`
-			Record []byte `json:"record"`
-		}
-		var note struct {
-			Kind  deploy.Kind `json:"kind"`
-			Spec  uint64      `json:"spec"`
-			Tasks []struct {
-				Upstream string `json:"upstream"`
-			} `json:"tasks"`
-		}
-		if err := json.Unmarshal(op.Value, &record); err != nil {
+		var r commitRecord
+		if err := json.Unmarshal(op.Value, &r); err != nil || r.ID != id {
 			w.fail("decision %s cannot be read: %v", id, err)
 			continue
 		}
-		if err := json.Unmarshal(record.Record, &note); err != nil {
-			w.fail("the note of decision %s cannot be read: %v", id, err)
-			continue
+		votes[id] = map[string]string{}
+		for _, v := range r.Votes {
+			votes[id][v.Host] = v.Vote
 		}
-		w.tell("decision %s: %s is at spec %d (%s)", id, record.App, note.Spec, note.Kind)
-		w.count("commits")
-		votes := map[string]string{}
-		for _, v := range record.Votes {
-			votes[v.Host] = v.Vote
+		if len(r.Parts) == 0 {
+			records = append(records, r)
 		}
-		for _, v := range record.Views {
-			for _, name := range v.Hosts {
-				if votes[name] != "verified" {
-					w.fail("ALL-OR-OLD: decision %s has %q from %s", id, votes[name], name)
-				}
-				p := w.host(name).proxy
-				p.mu.Lock()
-				fresh := p.down || time.Since(p.started) < knowable // it restarted since it was verified
-				p.mu.Unlock()
-				for _, t := range note.Tasks {
-					if routed, _ := p.routes(record.App, t.Upstream); !routed && !fresh && note.Kind != deploy.KindStop {
-						w.fail("ALL-OR-OLD: decision %s, and %s does not route to %s", id, name, t.Upstream)
-					}
+	}
+	for _, r := range records {
+		v := votes[r.ID]
+		if r.Joint != "" {
+			v = votes[r.Joint]
+		}
+		w.committedNow(r, v)
+	}
+}
+
+func (w *world) committedNow(r commitRecord, votes map[string]string) {
+	var note commitNote
+	if err := json.Unmarshal(r.Record, &note); err != nil {
+		w.fail("the note of decision %s cannot be read: %v", r.ID, err)
+		return
+	}
+	w.tell("decision %s: %s is at spec %d (%s)", r.ID, r.App, note.Spec, note.Kind)
+	w.count("commits")
+	asked := 0
+	for _, v := range r.Views {
+		asked += len(v.Hosts)
+	}
+	if asked != len(w.hosts) {
+		w.fail("ALL-OR-OLD: decision %s rests on %d Hosts of %d", r.ID, asked, len(w.hosts))
+	}
+	for _, v := range r.Views {
+		for _, name := range v.Hosts {
+			if votes[name] != "verified" {
+				w.fail("ALL-OR-OLD: decision %s has %q from %s", r.ID, votes[name], name)
+			}
+			p := w.host(name).proxy
+			p.mu.Lock()
+			fresh := p.down || time.Since(p.started) < knowable // it restarted since it was verified
+			p.mu.Unlock()
+			for _, t := range note.Tasks {
+				if routed, _ := p.routes(r.App, t.Upstream); !routed && !fresh && note.Kind != deploy.KindStop {
+					w.fail("ALL-OR-OLD: decision %s, and %s does not route to %s", r.ID, name, t.Upstream)
 				}
 			}
 		}
-		w.mu.Lock()
-		w.committed[record.App] = note.Spec
-		if note.Kind == deploy.KindStop {
-			w.committed[record.App] = 0
-		} else {
-			w.stopping[record.App] = false
-		}
-		w.mu.Unlock()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.committed[r.App] = note.Spec
+	if note.Kind == deploy.KindStop {
+		w.committed[r.App] = 0
+	} else {
+		w.stopping[r.App] = false
 	}
 }
 

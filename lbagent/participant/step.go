@@ -1,7 +1,6 @@
 package participant
 
 import (
-	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -21,7 +20,6 @@ func Step(s State, ev Event, now time.Time) (State, []Effect) {
 	m.dispatch(ev)
 	if m.s.Broken == nil {
 		m.settle()
-		m.mend()
 	}
 	m.noteRest()
 	for _, app := range slices.Sorted(maps.Keys(m.reports)) {
@@ -58,7 +56,6 @@ func (m *stepper) record(r Record) {
 	d := &m.s.Durable
 	r.At = m.now
 	r.Epoch, r.View, r.Floor = max(r.Epoch, d.Epoch), max(r.View, d.View), max(r.Floor, d.Floor)
-	r.Drift = cmp.Or(r.Drift, d.Drift)
 	for _, s := range r.Sections {
 		m.reports[s.App] = true
 	}
@@ -113,9 +110,6 @@ func (m *stepper) dispatch(ev Event) {
 		if done, ok := ev.(WorkDone); ok {
 			m.live(done.App).work = nil
 		}
-		if done, ok := ev.(Mended); ok {
-			m.stepMended(done)
-		}
 		if isMessage {
 			m.replyNo(to, m.s.Broken)
 		}
@@ -143,9 +137,6 @@ func (m *stepper) dispatch(ev Event) {
 	case Sync:
 		m.stepSync(ev)
 	case Hello:
-		if ev.Drift != "" && ev.Drift != m.s.Policy() {
-			m.record(Record{Kind: KindEpoch, Drift: ev.Drift, Note: "the policy on drift is " + string(ev.Drift)})
-		}
 		m.reply(ev.To, Answer{})
 	case WorkDone:
 		m.stepWorkDone(ev)
@@ -153,10 +144,6 @@ func (m *stepper) dispatch(ev Event) {
 		m.stepReading(ev)
 	case ReadFailed:
 		m.stepReadFailed(ev)
-	case Surveyed:
-		m.stepSurveyed(ev)
-	case Mended:
-		m.stepMended(ev)
 	case ProcessSeen:
 		m.seeProcess(ev.Process)
 	case ProcessGone:
@@ -255,7 +242,6 @@ func (m *stepper) settle() {
 		m.drains(app)
 	}
 	for _, app := range apps {
-		m.notice(app)
 		m.schedule(app)
 	}
 	m.answerWaits()

@@ -46,9 +46,7 @@ type Engine struct {
 	// Owned by the loop.
 	s     *state
 	batch *batch
-	// together collects the Deploys of a lock-step that begin their transaction in this moment; nil otherwise.
-	together []*deployRecord
-	ids      *ulid.MonotonicEntropy
+	ids   *ulid.MonotonicEntropy
 }
 
 // item is one caller's turn in the loop.

@@ -31,7 +31,6 @@ func (e *Engine) prune(a *appRecord) {
 		}
 		delete(e.s.deploys, id)
 		e.batch.deploys[id] = true
-		e.pruneLockstep(d.Lockstep)
 	}
 	e.pruneSpecs(a)
 }

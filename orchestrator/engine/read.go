@@ -116,13 +116,11 @@ func viewState(t *taskRecord) string {
 // Deploy returns one Deploy.
 func (e *Engine) Deploy(ctx context.Context, id string) (view deploy.View, err error) {
 	err = e.do(ctx, func() error {
-		v, ok := e.viewOf(id)
-		if !ok {
-			_, err := e.findDeploy(id)
-			return err
+		d, err := e.findDeploy(id)
+		if err == nil {
+			view = e.view(d)
 		}
-		view = v
-		return nil
+		return err
 	})
 	return view, e.refuse(err)
 }

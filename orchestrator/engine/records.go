@@ -19,7 +19,6 @@ const (
 	prefixTask   = "task/"
 	prefixAmend  = "upkeep/"
 	prefixIdem   = "idem/"
-	prefixStep   = "lockstep/"
 	keyFramework = "framework/id"
 )
 

@@ -33,8 +33,8 @@ type amendment struct {
 	insert *stage   // nil: nothing to insert or retire
 	// locked: the Section is held for the insertion.
 	locked bool
-	// over: Amended was told; only the release of the names is still watched.
-	over bool
+	// ending: how it ended is being written. over: Amended was told; only the release of the names is still watched.
+	ending, over bool
 }
 
 func (a *amendment) key() txn.SectionKey { return txn.SectionKey{Group: a.a.Group, App: a.a.App} }
@@ -297,7 +297,7 @@ func (c *Conductor) giveUp(a *amendment, why string) {
 	if a.insert == nil || a.insert.failed {
 		return
 	}
-	if a.carried() && a.record.Applied {
+	if a.record.Applied && (a.carried() || c.bareWithout(a)) {
 		c.leaveToSync(a, why)
 		return
 	}
@@ -343,6 +343,13 @@ func (c *Conductor) giveUp(a *amendment, why string) {
 	})
 }
 
+// bareWithout: what the insertion replaces is gone, so taking it back would leave Hosts that serve through it with nothing
+// (NEVER-ZERO). It stays, and a Host that does not have it gets it by Sync.
+func (c *Conductor) bareWithout(a *amendment) bool {
+	now := c.sections[a.key()]
+	return now != nil && !now.committed.GetRemoved() && len(c.withoutInsertion(a, now.committed).GetUpstreams()) == 0
+}
+
 // withoutInsertion is the Section as if the insertion had not been.
 func (c *Conductor) withoutInsertion(a *amendment, now *lbagentv1.CommittedSection) *lbagentv1.Section {
 	inserted := map[string]bool{}
@@ -383,8 +390,34 @@ func (c *Conductor) removedByAmendment(key txn.SectionKey, name string) bool {
 	return false
 }
 
-// concludeAmendment tells the end, and watches until the names that left are released.
+// concludeAmendment makes the end of an insertion durable, then tells it: the asker acts on it for good, so the next leader
+// must not come to another one. A removal has only one end.
 func (c *Conductor) concludeAmendment(a *amendment) {
+	if a.insert == nil {
+		c.amendmentOver(a)
+		return
+	}
+	a.ending = true
+	a.record.Ended = true
+	c.submit(write{
+		what: "amendment-ended",
+		keys: a.keys(),
+		ops: func() ([]store.Op, error) {
+			return []store.Op{{Kind: store.Put, Key: prefixAmend + a.a.ID, Value: encode(a.record)}}, nil
+		},
+		done: func(_ store.Revision, err error) {
+			if err != nil {
+				c.log.Error("the end of an amendment could not be recorded: it is tried again", "amendment", a.a.ID, "error", err)
+				a.ending, a.record.Ended = false, false
+				return
+			}
+			c.amendmentOver(a)
+		},
+	})
+}
+
+// amendmentOver tells the end, and watches until the names that left are released.
+func (c *Conductor) amendmentOver(a *amendment) {
 	a.over = true
 	if a.locked || a.carried() {
 		a.locked = false

@@ -87,6 +87,9 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 		what: "decision",
 		keys: keys,
 		ops: func() ([]store.Op, error) {
+			if err := o.complete(votes); err != nil {
+				return nil, err
+			}
 			at = time.Now().UTC()
 			retired = nil
 			rec := decisionRecord{
@@ -134,6 +137,33 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 			}
 		},
 	})
+}
+
+// complete is the last look before the Commit record: whatever brought the transaction here, each Section that a proposal
+// names is changed by it, in a Group with Hosts, and every Host of the pinned views has voted Verified (ALL-OR-OLD). An
+// error is a mistake in this program, and nothing is committed.
+func (o *transaction) complete(votes []voteRecord) error {
+	voted := map[string]bool{}
+	for _, v := range votes {
+		voted[v.Host] = true
+	}
+	for _, p := range o.parts() {
+		for _, key := range p.keys {
+			if o.changeOf(key) == nil {
+				return fmt.Errorf("proposal %s names section %s/%s, and transaction %s does not change it", p.id, key.Group, key.App, o.id())
+			}
+			hosts := o.views[key.Group].Hosts
+			if len(hosts) == 0 {
+				return fmt.Errorf("proposal %s changes section %s/%s, and the group has no hosts", p.id, key.Group, key.App)
+			}
+			for _, name := range hosts {
+				if !voted[name] {
+					return fmt.Errorf("proposal %s changes section %s/%s, and host %s has not voted", p.id, key.Group, key.App, name)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // partDecisions are the decisions of the proposals that a transaction of several carries. They exist if and only if its own

@@ -214,6 +214,8 @@ type amendRecord struct {
 	Undone  bool     `json:"undone,omitempty"`
 	Failure string   `json:"failure,omitempty"`
 	Retired [][]byte `json:"retired,omitempty"`
+	// Ended: it is settled how it ended, as Failure says; only the release of the names is still watched.
+	Ended bool `json:"ended,omitempty"`
 }
 
 func encode(v any) []byte {

@@ -214,7 +214,7 @@ func (a *amendment) syncedPast(name string, v *lbagentv1.Version) {
 
 // advanceAmendment sends what is to be sent, gives up what is late, and tells the end.
 func (c *Conductor) advanceAmendment(a *amendment) {
-	if a.over || c.amends[a.a.ID] != a {
+	if a.ending || a.over || c.amends[a.a.ID] != a {
 		return
 	}
 	now := time.Now()

@@ -1,2 +1,0 @@
-// Package linediff makes unified diffs of texts, for people.
-package linediff
