@@ -81,7 +81,8 @@ type devCluster struct {
 	layout layout
 	token  string
 	mesos  *localmesos.Cluster
-	orch   *orchestrator.Orchestrator
+	orch   *orchestrator.Orchestrator // the only one, in this process
+	orchs  *several                   // or several, in processes of their own
 	last   Info
 	// fresh are the Hosts that did not run before this start; nil once the cluster has served.
 	fresh []hostSpec
@@ -91,6 +92,12 @@ func (c *devCluster) start(ctx context.Context, kinds []string) error {
 	dir := c.opts.DataDir
 	var err error
 	if c.layout, err = openLayout(dir, kinds); err != nil {
+		return err
+	}
+	if err := c.checkShared(); err != nil {
+		return err
+	}
+	if err := endOrchestrators(ctx, dir); err != nil {
 		return err
 	}
 	listener, err := listenRemembered(c.opts.API, c.layout.API)
@@ -129,7 +136,7 @@ func (c *devCluster) start(ctx context.Context, kinds []string) error {
 	if err != nil {
 		return err
 	}
-	tokens, err := auth.NewTokens(auth.Entry{Actor: "dev", Hash: auth.HashOf(c.token), CreatedAt: time.Now()})
+	tokens, err := c.tokens()
 	if err != nil {
 		return err
 	}
@@ -139,6 +146,12 @@ func (c *devCluster) start(ctx context.Context, kinds []string) error {
 		return err
 	}
 	if err := c.startMesos(startCtx); err != nil {
+		return err
+	}
+	if c.opts.Orchestrators > 1 {
+		listening = true
+		_ = listener.Close() // the first of them listens there
+		c.orchs, err = c.startSeveral(startCtx, ownTLS)
 		return err
 	}
 	hosts := make([]orchestrator.Host, len(c.layout.Hosts))
@@ -156,6 +169,25 @@ func (c *devCluster) start(ctx context.Context, kinds []string) error {
 		return err
 	}
 	return c.orch.Start(ctx)
+}
+
+// checkShared keeps the state of a directory where it is: with one orchestrator in the directory, with several in Consul and
+// Redis. The Hosts know what the one knew, and would take the other for a stranger.
+func (c *devCluster) checkShared() error {
+	shared := c.opts.Orchestrators > 1
+	_, err := os.Stat(filepath.Join(c.opts.DataDir, "orchestrator"))
+	switch {
+	case shared && !c.layout.Shared && err == nil:
+		return fmt.Errorf("the state of %s is in the directory itself: several orchestrators need another --data-dir", c.opts.DataDir)
+	case !shared && c.layout.Shared:
+		return fmt.Errorf("the state of %s is in Consul and Redis: give --orchestrators, --store and --consul as before", c.opts.DataDir)
+	}
+	c.layout.Shared = shared
+	return nil
+}
+
+func (c *devCluster) tokens() (*auth.Tokens, error) {
+	return auth.NewTokens(auth.Entry{Actor: "dev", Hash: auth.HashOf(c.token), CreatedAt: time.Now()})
 }
 
 // startHosts brings every Host's supervisor up, all at once, and stops those that are no longer asked for.
@@ -243,7 +275,7 @@ func (c *devCluster) serve(ctx context.Context) error {
 	ended := make(chan error, 1)
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() { ended <- c.orch.Wait(waiting) }()
+	go func() { ended <- c.wait(waiting) }()
 	if late := c.awaitHosts(ctx); len(late) > 0 {
 		fmt.Fprintf(c.out, "cutover dev: ready without %v: see cutover lb hosts\n", late)
 	}
@@ -266,6 +298,29 @@ func (c *devCluster) serve(ctx context.Context) error {
 	}
 }
 
+// wait blocks until ctx ends, or the orchestrator in this process does.
+func (c *devCluster) wait(ctx context.Context) error {
+	if c.orch != nil {
+		return c.orch.Wait(ctx)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// late returns the Hosts that cannot take changes yet.
+func (c *devCluster) late(ctx context.Context) []string {
+	if c.orchs != nil {
+		return c.orchs.late(ctx, c.layout.Hosts)
+	}
+	var late []string
+	for _, h := range c.orch.Hosts() {
+		if !h.Connected || h.Problem != "" {
+			late = append(late, h.Name)
+		}
+	}
+	return late
+}
+
 // awaitHosts waits until every Host can take changes, and returns the names of those that are late.
 func (c *devCluster) awaitHosts(ctx context.Context) []string {
 	ctx, cancel := context.WithTimeout(ctx, hostsTimeout)
@@ -273,12 +328,7 @@ func (c *devCluster) awaitHosts(ctx context.Context) []string {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		var late []string
-		for _, h := range c.orch.Hosts() {
-			if !h.Connected || h.Problem != "" {
-				late = append(late, h.Name)
-			}
-		}
+		late := c.late(ctx)
 		if len(late) == 0 {
 			return nil
 		}
@@ -300,6 +350,9 @@ func (c *devCluster) writeInfo() error {
 	for _, h := range c.layout.Hosts {
 		i.Hosts = append(i.Hosts, h.info(c.opts.DataDir))
 	}
+	if c.orchs != nil {
+		i.Orchestrators = c.orchs.info()
+	}
 	if reflect.DeepEqual(i, c.last) {
 		return nil
 	}
@@ -319,6 +372,7 @@ func (c *devCluster) abandon(ctx context.Context, why error) error {
 	if c.orch != nil {
 		errs = append(errs, c.orch.Stop(ctx))
 	}
+	errs = append(errs, endOrchestrators(ctx, c.opts.DataDir))
 	if c.mesos != nil {
 		c.mesos.Stop()
 	}
@@ -345,6 +399,7 @@ func (c *devCluster) stop(ctx context.Context) error {
 	if c.orch != nil {
 		errs = append(errs, c.orch.Stop(ctx))
 	}
+	errs = append(errs, endOrchestrators(ctx, c.opts.DataDir))
 	g, gctx := errgroup.WithContext(ctx)
 	for _, h := range slices.Concat(c.layout.Hosts, c.layout.Leaving) {
 		g.Go(func() error { return supervisor.Terminate(gctx, hostDir(c.opts.DataDir, h.Name)) })

@@ -31,14 +31,22 @@ const (
 
 func hostDir(dataDir, name string) string { return filepath.Join(dataDir, "hosts", name) }
 
+// makeDirs makes a supervised directory with the given folders.
+func makeDirs(dir string, folders ...string) error {
+	for _, d := range append([]string{"run", "log"}, folders...) {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // prepare writes what one Host's processes need: certificate, the owner's base configuration (once; it is the owner's
 // from then on), the lbagent's and the supervisor's configuration.
 func (h hostSpec) prepare(dataDir, exe string, ca *pki.Authority) error {
 	dir := hostDir(dataDir, h.Name)
-	for _, d := range []string{dir, filepath.Join(dir, "run"), filepath.Join(dir, "log"), filepath.Join(dir, "agent")} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return err
-		}
+	if err := makeDirs(dir, "agent"); err != nil {
+		return err
 	}
 	tlsDir := filepath.Join(dir, "tls")
 	if err := ca.Issue(tlsDir, "lbagent", h.Name, net.IP(h.Address.AsSlice())); err != nil {
@@ -112,16 +120,9 @@ func (h hostSpec) writeBase(p daemon.Proxy) error {
 // info reads what runs of the Host now.
 func (h hostSpec) info(dataDir string) HostInfo {
 	dir := hostDir(dataDir, h.Name)
-	pid := func(name string) int {
-		id, alive, err := supervisor.Read(dir, name)
-		if err != nil || !alive {
-			return 0
-		}
-		return id.PID
-	}
 	return HostInfo{
 		Name: h.Name, Proxy: h.proxy(), Driver: h.driver(), Group: group,
 		FrontendURL: "http://" + h.frontend().String(), AgentURL: "https://" + h.agent().String(),
-		SupervisorPID: pid("supervisor"), AgentPID: pid(processAgent), ProxyPID: pid(processProxy),
+		SupervisorPID: pidOf(dir, "supervisor"), AgentPID: pidOf(dir, processAgent), ProxyPID: pidOf(dir, processProxy),
 	}
 }

@@ -16,6 +16,16 @@ type Info struct {
 	Token    string     `json:"token"`
 	PID      int        `json:"pid"`
 	Hosts    []HostInfo `json:"hosts"`
+	// Orchestrators are there if they are processes of their own; APIURL is the first one's.
+	Orchestrators []OrchestratorInfo `json:"orchestrators,omitempty"`
+}
+
+// OrchestratorInfo is one of several orchestrators in dev.json.
+type OrchestratorInfo struct {
+	Name          string `json:"name"`
+	APIURL        string `json:"api_url"`
+	PID           int    `json:"pid"`
+	SupervisorPID int    `json:"supervisor_pid"`
 }
 
 // HostInfo is one Host in dev.json. ProxyPID is the proxy's master.

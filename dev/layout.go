@@ -48,7 +48,9 @@ type layout struct {
 	Net   netip.Addr `json:"net"`
 	API   string     `json:"api"`
 	Mesos string     `json:"mesos"`
-	Hosts []hostSpec `json:"hosts"`
+	// Shared: the state is in Consul and Redis, since there are several orchestrators.
+	Shared bool       `json:"shared,omitempty"`
+	Hosts  []hostSpec `json:"hosts"`
 	// Leaving are no longer asked for; they are remembered until they have been stopped, so that a kill -9 leaves none behind.
 	Leaving []hostSpec `json:"leaving,omitempty"`
 }

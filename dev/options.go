@@ -17,6 +17,12 @@ type Options struct {
 	LB string
 	// Agents is the number of Mesos agents.
 	Agents int
+	// Orchestrators is how many there are. One (or 0) runs in this process; more are processes of their own, which share
+	// Store (a Redis URL) and Consul (a URL); both belong to this cluster alone.
+	Orchestrators int
+	Store, Consul string
+	// Env is for the orchestrators that are processes of their own: tokens and passwords.
+	Env []string
 	// RestoreDeadline is the orchestrator's; 0 means its default.
 	RestoreDeadline time.Duration
 	// Exe is the binary whose hidden commands run the supervisors, lbagents, proxies and tasks.
@@ -38,6 +44,10 @@ func (o Options) check() (Options, []string, error) {
 	}
 	if o.Agents < 1 || o.Agents > maxAgents {
 		return o, nil, fmt.Errorf("--agents %d: want 1 to %d", o.Agents, maxAgents)
+	}
+	o.Orchestrators = max(o.Orchestrators, 1)
+	if err := o.checkSeveral(); err != nil {
+		return o, nil, err
 	}
 	if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
 		return o, nil, fmt.Errorf("data directory: %w", err)

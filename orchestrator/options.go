@@ -21,8 +21,10 @@ type Host struct {
 
 // Options of an Orchestrator. All but the durations are required.
 type Options struct {
-	// DataDir holds the store and the leader's lock; nobody else's.
+	// DataDir holds the store and the leader's lock of an orchestrator that is alone; nobody else's.
 	DataDir string
+	// Shared makes it one of several, with the state in Consul and Redis; then DataDir is not used.
+	Shared *Shared
 	// Cluster names the cluster in every message to a Host.
 	Cluster string
 	// Listener is where the API is served; the Orchestrator closes it.
@@ -34,6 +36,8 @@ type Options struct {
 	Hosts  []Host
 	// TLS is shown to the lbagents, and verifies them; nil only if all of them are on loopback addresses.
 	TLS *tls.Config
+	// Serve is the TLS of the API; nil: plain HTTP, on a loopback address only.
+	Serve *tls.Config
 	// Tokens are the API's.
 	Tokens  *auth.Tokens
 	Version string
@@ -49,12 +53,15 @@ type Options struct {
 func (o Options) validate() error {
 	var errs []error
 	for what, missing := range map[string]bool{
-		"DataDir": o.DataDir == "", "Cluster": o.Cluster == "", "Listener": o.Listener == nil, "Masters": len(o.Masters) == 0,
+		"DataDir": o.DataDir == "" && o.Shared == nil, "Cluster": o.Cluster == "", "Listener": o.Listener == nil, "Masters": len(o.Masters) == 0,
 		"Tokens": o.Tokens == nil, "Logger": o.Logger == nil,
 	} {
 		if missing {
 			errs = append(errs, fmt.Errorf("orchestrator option %s is missing", what))
 		}
+	}
+	if o.Shared != nil {
+		errs = append(errs, o.Shared.validate())
 	}
 	return errors.Join(errs...)
 }

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/cutover/cutover/orchestrator/api"
+	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/engine"
 	"github.com/cutover/cutover/orchestrator/lead"
 	"github.com/cutover/cutover/orchestrator/registry"
@@ -30,8 +32,9 @@ const (
 	stopTimeout = 10 * time.Second
 )
 
-// TermOver is the error of Run when the term has ended: whether a write happened is unknown, so the process must end
-// at once, without finishing anything. Tasks, lbagents and proxies serve on; the next start reads what is durable.
+// TermOver is the error of Run when the term has ended and this process must end with it, at once, without finishing
+// anything: it is alone and whether a write happened is unknown, or what belongs to the term does not end. Tasks,
+// lbagents and proxies serve on; the next start reads what is durable.
 type TermOver struct{ Err error }
 
 // Error says why.
@@ -43,7 +46,8 @@ func (e *TermOver) Unwrap() error { return e.Err }
 // Orchestrator is the daemon. New opens what it needs, Start lets it lead, Stop ends it in order; Run is all three.
 type Orchestrator struct {
 	opts    Options
-	store   store.Store
+	store   store.Store // of one that is alone
+	shared  *shared     // of one of several
 	metrics *prometheus.Registry
 	server  *http.Server
 
@@ -58,13 +62,10 @@ type Orchestrator struct {
 
 var _ api.Service = (*engine.Engine)(nil)
 
-// New opens the store and makes the API. On error nothing is left open.
+// New opens the store, or connects to Consul, and makes the API. On error nothing is left open.
 func New(ctx context.Context, opts Options) (_ *Orchestrator, err error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
-	}
-	if err := os.MkdirAll(opts.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	o := &Orchestrator{opts: opts, metrics: prometheus.NewRegistry(), ended: make(chan error, 1), served: make(chan error, 1)}
 	defer func() {
@@ -74,12 +75,23 @@ func New(ctx context.Context, opts Options) (_ *Orchestrator, err error) {
 	}()
 	o.cleanups.add("listener", func(context.Context) error { _ = opts.Listener.Close(); return nil })
 	o.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	o.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "cutover_leader_epoch", Help: "The epoch of this orchestrator's term; 0 while it does not lead.",
+	}, func() float64 {
+		if t := o.term.Load(); t != nil {
+			return float64(t.lead.Epoch())
+		}
+		return 0
+	}))
 
-	o.store, err = boltstore.Open(filepath.Join(opts.DataDir, "state.db"), boltstore.Options{})
-	if err != nil {
-		return nil, fmt.Errorf("open the store: %w", err)
+	if opts.Shared != nil {
+		o.shared, err = openShared(ctx, opts, &o.cleanups)
+	} else {
+		err = o.openEmbedded()
 	}
-	o.cleanups.add("store", func(context.Context) error { return o.store.Close() })
+	if err != nil {
+		return nil, err
+	}
 	handler, err := api.New(api.Options{
 		Standing: o.standing, Auth: opts.Tokens, Registry: o.metrics, Logger: opts.Logger.With("part", "api"), Version: opts.Version,
 	})
@@ -90,8 +102,27 @@ func New(ctx context.Context, opts Options) (_ *Orchestrator, err error) {
 	return o, nil
 }
 
-// Start takes the lock, resumes every open Deploy and serves the API. It returns once the API answers.
+func (o *Orchestrator) openEmbedded() (err error) {
+	if err := os.MkdirAll(o.opts.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	o.store, err = boltstore.Open(filepath.Join(o.opts.DataDir, "state.db"), boltstore.Options{})
+	if err != nil {
+		return fmt.Errorf("open the store: %w", err)
+	}
+	o.cleanups.add("store", func(context.Context) error { return o.store.Close() })
+	return nil
+}
+
+// Start serves the API and leads: one that is alone when it returns, one of several when it is elected.
 func (o *Orchestrator) Start(ctx context.Context) error {
+	if o.shared != nil {
+		o.serve()
+		campaigning, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		o.work.Go(func() { o.campaign(campaigning) })
+		o.cleanups.add("leadership", func(context.Context) error { cancel(); o.work.Wait(); return nil })
+		return nil
+	}
 	acquire, cancel := context.WithTimeout(ctx, leadTimeout)
 	defer cancel()
 	lt, err := lead.Acquire(acquire, o.opts.DataDir, o.store)
@@ -122,7 +153,11 @@ func (o *Orchestrator) Start(ctx context.Context) error {
 
 // serve begins to answer.
 func (o *Orchestrator) serve() {
-	go func() { o.served <- o.server.Serve(o.opts.Listener) }()
+	ln := o.opts.Listener
+	if o.opts.Serve != nil {
+		ln = tls.NewListener(ln, o.opts.Serve)
+	}
+	go func() { o.served <- o.server.Serve(ln) }()
 	o.cleanups.add("api", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, stopTimeout/2)
 		defer cancel()
@@ -135,13 +170,20 @@ func (o *Orchestrator) serve() {
 
 // standing says who answers a request now.
 func (o *Orchestrator) standing() api.Standing {
-	if t := o.term.Load(); t != nil {
+	t := o.term.Load()
+	switch {
+	case t != nil && o.shared != nil:
+		return api.Standing{Leads: true, Service: t.engine, Name: o.opts.Shared.Name, Leader: &wire.Leader{Name: o.opts.Shared.Name, URL: o.opts.Shared.Advertise}}
+	case t != nil:
 		return api.Standing{Leads: true, Service: t.engine}
+	case o.shared != nil:
+		return o.shared.standing()
 	}
-	return api.Standing{Why: "the orchestrator is starting"}
+	return api.Standing{Why: "the orchestrator is starting: ask again"}
 }
 
-// Stop ends everything in the reverse order of its start. Open Deploys go on at the next start. It is idempotent.
+// Stop ends everything in the reverse order of its start. Open Deploys go on at the next start, or with the next leader. It is
+// idempotent.
 func (o *Orchestrator) Stop(ctx context.Context) (err error) {
 	o.stopOnce.Do(func() {
 		ctx, cancel := context.WithTimeout(ctx, stopTimeout)

@@ -49,6 +49,11 @@ func devCommand() *cobra.Command {
 				return err
 			}
 			o.Version = releaseVersion()
+			for _, name := range []string{"CUTOVER_STORE_PASSWORD", "CONSUL_HTTP_TOKEN", "CONSUL_CACERT"} {
+				if v := os.Getenv(name); v != "" {
+					o.Env = append(o.Env, name+"="+v)
+				}
+			}
 			return lead(dev.Run(cmd.Context(), o, cmd.OutOrStdout()))
 		},
 	}
@@ -56,6 +61,9 @@ func devCommand() *cobra.Command {
 	f.StringVar(&o.DataDir, "data-dir", ".cutover", "`DIR` that holds everything")
 	f.StringVar(&o.API, "api", "127.0.0.1:7480", "loopback `ADDR` of the API; port 0 picks a free one and remembers it")
 	f.StringVar(&o.LB, "lb", "haproxy=2,nginx=2", "the `HOSTS`: haproxy=N, nginx=N (with Lua), nginx-reload=N")
+	f.IntVar(&o.Orchestrators, "orchestrators", 1, "`NUMBER` of orchestrators; more than one are processes of their own, and need --store and --consul")
+	f.StringVar(&o.Store, "store", "", "`URL` of a Redis that this cluster has for itself, for several orchestrators")
+	f.StringVar(&o.Consul, "consul", "", "`URL` of a Consul that this cluster has for itself, for several orchestrators")
 	f.IntVar(&o.Agents, "agents", 2, "`NUMBER` of Mesos agents")
 	f.DurationVar(&o.RestoreDeadline, "restore-deadline", 0, "`TIME` after which an abort that a host has not answered is stuck (default 1m0s)")
 	f.StringVar(&level, "log-level", "warn", "`LEVEL` of the log on stderr: debug, info, warn, error")
@@ -76,9 +84,12 @@ func orchestratorCommand() *cobra.Command {
 	var (
 		o                                           orchestrator.Options
 		listen, tokenFile, tlsDir, hostsFile, level string
+		shared                                      = orchestrator.SharedConfig{Env: os.Getenv}
 	)
 	cmd := &cobra.Command{
-		Use: "orchestrator", Short: "Run the orchestrator of a cluster", Args: cobra.NoArgs,
+		Use: "orchestrator", Short: "Run the orchestrator of a cluster, or one of several", Args: cobra.NoArgs,
+		Long: "Alone it keeps its state in --data-dir. With --store and --consul it is one of several: one leads, the others answer reads " +
+			"and forward to it, and take over when it ends.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if o.Logger, err = logger(level); err != nil {
@@ -100,9 +111,11 @@ func orchestratorCommand() *cobra.Command {
 			if o.Listener, err = net.Listen("tcp", listen); err != nil {
 				return err
 			}
-			if ip := o.Listener.Addr().(*net.TCPAddr).IP; !ip.IsLoopback() {
-				_ = o.Listener.Close()
-				return fmt.Errorf("--listen %s: the API speaks plain HTTP, so it listens on loopback only; put a TLS proxy in front of it", listen)
+			if o.Serve, err = orchestrator.ServeTLS(o.Listener.Addr(), tlsDir); err == nil {
+				o.Shared, err = shared.Load(o.Cluster, o.Listener.Addr(), tlsDir)
+			}
+			if err != nil {
+				return errors.Join(err, o.Listener.Close())
 			}
 			orch, err := orchestrator.New(cmd.Context(), o)
 			if err != nil {
@@ -112,9 +125,16 @@ func orchestratorCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.DataDir, "data-dir", "/var/lib/cutover/orchestrator", "`DIR` of the store")
+	f.StringVar(&o.DataDir, "data-dir", "/var/lib/cutover/orchestrator", "`DIR` of the store of an orchestrator that is alone")
+	f.StringVar(&shared.Store, "store", "", "`URL` of Redis (redis://HOST:PORT, rediss://...), for several orchestrators (CUTOVER_STORE)")
+	f.StringVar(&shared.StorePasswordFile, "store-password-file", "", "`FILE` with the password of Redis (CUTOVER_STORE_PASSWORD)")
+	f.StringVar(&shared.StoreCA, "store-ca", "", "`FILE` with the authority of a rediss:// store, PEM; empty: the system's")
+	f.StringVar(&shared.Consul, "consul", "", "`URL` of a Consul agent, for several orchestrators; CONSUL_HTTP_TOKEN and CONSUL_CACERT are heard")
+	f.StringVar(&shared.ConsulTokenFile, "consul-token-file", "", "`FILE` with the token of Consul (CONSUL_HTTP_TOKEN_FILE)")
+	f.StringVar(&shared.Name, "name", "", "`NAME` of this one of several orchestrators (default the machine's)")
+	f.StringVar(&shared.Advertise, "advertise", "", "`URL` at which the other orchestrators reach this one (default that of --listen)")
 	f.StringVar(&o.Cluster, "cluster", "main", "`NAME` of the cluster, the same at every lbagent")
-	f.StringVar(&listen, "listen", "127.0.0.1:7480", "`ADDR` of the API")
+	f.StringVar(&listen, "listen", "127.0.0.1:7480", "`ADDR` of the API; another than a loopback one is served with the certificate in --tls-dir")
 	f.StringSliceVar(&o.Masters, "mesos", nil, "`MASTERS` of Mesos, host:port, comma separated")
 	f.StringVar(&hostsFile, "hosts", "/etc/cutover/hosts.yaml", "`FILE` that declares groups and hosts")
 	f.StringVar(&tokenFile, "tokens", "/etc/cutover/tokens.json", "`FILE` with the API's tokens (hashes)")

@@ -144,6 +144,15 @@ func Config(dir, cluster, peerRole string) (*tls.Config, error) {
 	}, nil
 }
 
+// ServerConfig returns the TLS configuration of a server whose files are in dir and whose clients show no certificate.
+func ServerConfig(dir string) (*tls.Config, error) {
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+	if err != nil {
+		return nil, fmt.Errorf("read the certificate in %s: %w", dir, err)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, NextProtos: []string{"http/1.1"}}, nil
+}
+
 func checkPeer(cs tls.ConnectionState, cluster, role string) error {
 	if len(cs.PeerCertificates) == 0 {
 		return errors.New("the peer showed no certificate")

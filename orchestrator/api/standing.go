@@ -2,6 +2,9 @@ package api
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -21,6 +24,13 @@ const HeaderForwarded = "Cutover-Forwarded-By"
 // retryAfter is when to come back where nobody leads: a hand-over takes less.
 const retryAfter = time.Second
 
+// How long the leader may take to begin its answer. One that hangs is found out before the asker gives up; where the stores
+// can answer, sooner.
+const (
+	leaderTimeout      = 20 * time.Second
+	leaderTimeoutReads = 3 * time.Second
+)
+
 // Standing is who answers at this moment.
 type Standing struct {
 	// Name is this orchestrator's; empty if it is the only one.
@@ -33,6 +43,8 @@ type Standing struct {
 	Leader *wire.Leader
 	// Transport reaches the leader.
 	Transport http.RoundTripper
+	// Changed is closed when another leads, or nobody.
+	Changed <-chan struct{}
 	// Why says why nobody leads, and what to do.
 	Why string
 }
@@ -106,10 +118,19 @@ func (h *Handler) forward(c echo.Context, s Standing) (failed error) {
 	if err != nil {
 		return err
 	}
-	if c.Path() == routeEvents {
+	stream := c.Path() == routeEvents
+	if stream {
 		// The server's deadline for reading a request would end the stream.
 		_ = http.NewResponseController(c.Response()).SetReadDeadline(time.Time{})
 	}
+	wait := leaderTimeout
+	if leaderless(c) {
+		wait = leaderTimeoutReads
+	}
+	ctx, cancel := context.WithCancelCause(c.Request().Context())
+	defer cancel(nil)
+	begun := make(chan struct{}) // closed when the answer begins
+	go h.giveUp(ctx, cancel, s.Changed, begun, stream, wait)
 	own := c.Response().Header().Get("X-Request-Id")
 	c.Response().Header().Del("X-Request-Id") // the leader's log names the request
 	proxy := &httputil.ReverseProxy{
@@ -120,14 +141,50 @@ func (h *Handler) forward(c echo.Context, s Standing) (failed error) {
 			p.Out.Host = ""
 			p.Out.Header.Set(HeaderForwarded, s.Name)
 		},
-		ErrorLog:     nil,
-		ErrorHandler: func(_ http.ResponseWriter, _ *http.Request, err error) { failed = err },
+		ModifyResponse: func(*http.Response) error { close(begun); return nil },
+		ErrorLog:       slog.NewLogLogger(h.opts.Logger.Handler(), slog.LevelDebug),
+		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { failed = err },
 	}
-	proxy.ServeHTTP(c.Response(), c.Request())
+	proxy.ServeHTTP(c.Response(), c.Request().WithContext(ctx))
 	if failed != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			failed = cause
+		}
 		c.Response().Header().Set("X-Request-Id", own)
 	} else {
 		h.metrics.forwarded.Inc()
 	}
 	return failed
 }
+
+// giveUp ends a forwarded request that the leader does not begin to answer in time, or at all because another leads now. A
+// stream also ends after it has begun: with this server, and when the leader changes, so that its reader comes back to the
+// new one. It returns when there is nothing more to wait for.
+func (h *Handler) giveUp(ctx context.Context, cancel context.CancelCauseFunc, changed <-chan struct{}, begun <-chan struct{}, stream bool, wait time.Duration) {
+	silent := time.NewTimer(wait)
+	defer silent.Stop()
+	select {
+	case <-begun:
+	case <-silent.C:
+		cancel(fmt.Errorf("it has said nothing for %s", wait))
+		return
+	case <-changed:
+		cancel(errChanged)
+		return
+	case <-ctx.Done():
+		return
+	}
+	if !stream {
+		return
+	}
+	select {
+	case <-changed:
+		cancel(errChanged)
+	case <-h.closing:
+		cancel(errors.New("this orchestrator ends"))
+	case <-ctx.Done():
+	}
+}
+
+// errChanged is why a forwarded request is given up while the leader changes.
+var errChanged = errors.New("it does not lead any more")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ const (
 
 // connection is where the orchestrator is, as flags say it.
 type connection struct {
-	api, token, dataDir string
+	api, token, dataDir, ca string
 }
 
 // addConnection gives a command the flags of a client. They are not on the root: for the daemons the same words mean other things.
@@ -39,6 +40,7 @@ func addConnection(cmd *cobra.Command) *connection {
 	f := cmd.Flags()
 	f.StringVar(&c.api, "api", "", "`URL` of the orchestrator's API (CUTOVER_API)")
 	f.StringVar(&c.token, "token", "", "`TOKEN` of the API (CUTOVER_TOKEN, which is not seen by other users of this machine)")
+	f.StringVar(&c.ca, "ca", "", "`FILE` with the authority of an https API, PEM; empty: the system's (CUTOVER_CA)")
 	f.StringVar(&c.dataDir, "data-dir", "", "`DIR` of a dev cluster (cutover dev); it tells both (CUTOVER_DATA_DIR)")
 	return c
 }
@@ -140,14 +142,42 @@ func (a *app) client(c *connection) (*client.Client, error) {
 	if at.token != "" && inClear(at.url) {
 		a.note("the token travels in clear to " + at.url + "; use https")
 	}
+	roots, err := readCA(first(c.ca, a.Env("CUTOVER_CA")))
+	if err != nil {
+		return nil, &usageError{err}
+	}
 	out, err := client.New(client.Options{
-		URL: at.url, Token: at.token, UserAgent: "cutover/" + a.Version,
+		URL: at.url, Token: at.token, UserAgent: "cutover/" + a.Version, RootCAs: roots,
 		Note: func(text string) { a.note(text) },
 	})
 	if err != nil {
 		return nil, &usageError{err}
 	}
 	return out, nil
+}
+
+// maxCABytes bounds a file of authorities.
+const maxCABytes = 1 << 20
+
+// readCA reads the authorities that an https API is verified by; nil means the system's.
+func readCA(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("--ca: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxCABytes))
+	if err != nil {
+		return nil, fmt.Errorf("--ca: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(data) {
+		return nil, fmt.Errorf("--ca %s: no certificate in it", file)
+	}
+	return pool, nil
 }
 
 // inClear reports whether others can read what goes to an address.

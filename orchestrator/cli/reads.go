@@ -321,6 +321,19 @@ type versions struct {
 	Server   *wire.Version `json:"server,omitempty"`
 }
 
+// standing says what an orchestrator that is one of several is now, and which one leads.
+func standing(v wire.Version) string {
+	switch {
+	case v.Name == "":
+		return ""
+	case v.Leader == nil:
+		return ", " + screen.Clean(v.Name) + ": nobody leads"
+	case v.Role == wire.RoleLeader:
+		return ", " + screen.Clean(v.Name) + ": leads"
+	}
+	return ", " + screen.Clean(v.Name) + ": follows " + screen.Clean(v.Leader.Name) + " at " + screen.Clean(v.Leader.URL)
+}
+
 func (a *app) versionCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "version", Short: "Print the version, with --api or --data-dir the orchestrator's too", Args: cobra.NoArgs}
 	conn := addConnection(cmd)
@@ -342,7 +355,7 @@ func (a *app) versionCommand() *cobra.Command {
 		return a.answer(v, func(screen.Style) []string {
 			out := []string{"cutover " + v.Version + " (" + v.Go + ", " + v.Platform + ")"}
 			if v.Server != nil {
-				out = append(out, "orchestrator "+screen.Clean(v.Server.Version)+" (API "+screen.Clean(v.Server.API)+")")
+				out = append(out, "orchestrator "+screen.Clean(v.Server.Version)+" (API "+screen.Clean(v.Server.API)+")"+standing(*v.Server))
 			}
 			return out
 		})

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +26,8 @@ const (
 	requestTimeout = 45 * time.Second
 	// repeatFor is how long a request is repeated whose answer was lost.
 	repeatFor = 20 * time.Second
+	// leaderFor is how long a request waits for an orchestrator that leads: after a crash that takes about 20 s.
+	leaderFor = 45 * time.Second
 	// dialTimeout bounds connecting.
 	dialTimeout = 5 * time.Second
 
@@ -45,6 +49,8 @@ type Options struct {
 	Token string
 	// UserAgent names the program.
 	UserAgent string
+	// RootCAs verify an https address; nil means the system's.
+	RootCAs *x509.CertPool
 	// Note is told what goes on when a request or a stream is taken up again, one line at a time. Nil: nobody.
 	Note func(string)
 }
@@ -75,6 +81,7 @@ func New(opts Options) (*Client, error) {
 	trans := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext,
+		TLSClientConfig:       &tls.Config{RootCAs: opts.RootCAs, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:   dialTimeout,
 		ExpectContinueTimeout: time.Second,
 		IdleConnTimeout:       30 * time.Second,
@@ -167,8 +174,17 @@ func failedToDial(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &dns)
 }
 
-// get asks for a resource once.
+// get asks for a resource, again while the orchestrator says that the cause of its refusal passes.
 func (c *Client) get(ctx context.Context, path string, query url.Values, into any) error {
+	for p := (patience{client: c}); ; {
+		err := c.getOnce(ctx, path, query, into)
+		if !p.again(ctx, err) {
+			return err
+		}
+	}
+}
+
+func (c *Client) getOnce(ctx context.Context, path string, query url.Values, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	r, err := c.request(ctx, http.MethodGet, path, query, nil)
@@ -215,10 +231,14 @@ func (c *Client) post(ctx context.Context, path string, change Change, body, int
 		key = NewKey()
 	}
 	var giveUp time.Time // zero: the request has not been sent yet
+	p := patience{client: c}
 	for wait := newBackoff(); ; {
 		err := c.postOnce(ctx, path, key, payload, into)
 		if err == nil || ctx.Err() != nil {
 			return err
+		}
+		if p.again(ctx, err) {
+			continue
 		}
 		var unreachable *Unreachable
 		switch lost := errors.As(err, &unreachable); {
@@ -245,6 +265,29 @@ func (c *Client) postOnce(ctx context.Context, path, key string, payload []byte,
 	return c.exchange(r, into)
 }
 
+// patience waits for an orchestrator that leads, at most leaderFor in all.
+type patience struct {
+	client *Client
+	giveUp time.Time
+}
+
+// again reports whether the request should be repeated, after the time that the refusal names.
+func (p *patience) again(ctx context.Context, err error) bool {
+	var refusal *deploy.Refusal
+	if !errors.As(err, &refusal) || refusal.RetryAfter <= 0 {
+		return false
+	}
+	now := time.Now()
+	if p.giveUp.IsZero() {
+		p.giveUp = now.Add(leaderFor)
+		p.client.opts.Note(fmt.Sprintf("%v; asking again for up to %s", err, leaderFor))
+	}
+	if now.After(p.giveUp) {
+		return false
+	}
+	return sleep(ctx, min(refusal.RetryAfter, leaderFor))
+}
+
 // passing reports whether the orchestrator answered that it cannot do this now.
 func passing(err error) bool {
 	var refusal *deploy.Refusal
@@ -258,9 +301,14 @@ func newBackoff() *backoff { return &backoff{next: firstBackoff} }
 
 // sleep waits, and reports whether ctx let it.
 func (b *backoff) sleep(ctx context.Context) bool {
-	t := time.NewTimer(b.next)
-	defer t.Stop()
+	d := b.next
 	b.next = min(b.next*2, maxBackoff)
+	return sleep(ctx, d)
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
 	select {
 	case <-t.C:
 		return true

@@ -43,6 +43,9 @@ type Engine struct {
 	stopped bool
 	fatal   error
 
+	// frozen: there is no loop, and s never changes.
+	frozen bool
+
 	// Owned by the loop.
 	s     *state
 	batch *batch
@@ -148,6 +151,9 @@ func (e *Engine) fail(err error) {
 // do runs f in the loop and returns when what it changed is durable. Once it is queued it is not given up: f runs exactly
 // once, or never if the engine stops first. f must not keep what belongs to the state.
 func (e *Engine) do(ctx context.Context, f func() error) error {
+	if e.frozen {
+		return f()
+	}
 	it := &item{done: make(chan struct{}), run: func() error {
 		if err := ctx.Err(); err != nil {
 			return err

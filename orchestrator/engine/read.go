@@ -258,6 +258,9 @@ func (e *Engine) Logs(ctx context.Context, task, file string, offset int64, limi
 	if limit <= 0 || limit > maxLog {
 		limit = maxLog
 	}
+	if e.frozen {
+		return api.LogChunk{}, errFrozen()
+	}
 	var r TaskRef
 	err := e.do(ctx, func() error {
 		t := e.s.tasks[task]
@@ -389,6 +392,8 @@ func (e *Engine) Ready(ctx context.Context) error {
 	started, fatal := e.started, e.fatal
 	e.mu.Unlock()
 	switch {
+	case e.frozen:
+		return errFrozen()
 	case fatal != nil:
 		return refused(deploy.RefusedUnavailable, "the orchestrator's term is over (%v): it restarts", fatal)
 	case !started:

@@ -240,6 +240,9 @@ func because(meta api.Meta, fallback string) string {
 // request runs a changing request once per idempotency key, and answers with the Deploy's View when all is durable.
 func (e *Engine) request(ctx context.Context, meta api.Meta, f func() (*deployRecord, error)) (deploy.View, error) {
 	var view deploy.View
+	if e.frozen {
+		return view, errFrozen()
+	}
 	err := e.do(ctx, func() error {
 		key := ""
 		if meta.IdempotencyKey != "" {

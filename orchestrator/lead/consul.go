@@ -15,9 +15,9 @@ import (
 	"github.com/cutover/cutover/orchestrator/store"
 )
 
-// minTTL is the shortest that Consul takes for a session. It ends a session between one and two of them after the last
+// DefaultTTL is the shortest that Consul takes for a session unless it is told otherwise. It ends a session between one and two of them after the last
 // renewal: that is how long a crash of the leader leaves the cluster without one.
-const minTTL = 10 * time.Second
+const DefaultTTL = 10 * time.Second
 
 // Deadlines of the calls of Consul.
 const (
@@ -42,7 +42,7 @@ type ConsulOptions struct {
 	// Store numbers the terms.
 	Store  store.Store
 	Logger *slog.Logger
-	// TTL of the session; 10 s, the shortest that Consul takes, by default.
+	// TTL of the session; DefaultTTL by default.
 	TTL time.Duration
 }
 
@@ -102,7 +102,7 @@ func NewConsul(opts ConsulOptions) (*Consul, error) {
 	if opts.Client == nil || opts.Key == "" || opts.Self.Name == "" || opts.Self.URL == "" || opts.Store == nil || opts.Logger == nil {
 		return nil, errors.New("lead: Client, Key, Self, Store and Logger are required")
 	}
-	opts.TTL = max(cmp.Or(opts.TTL, minTTL), minTTL)
+	opts.TTL = cmp.Or(opts.TTL, DefaultTTL)
 	c := &Consul{
 		opts: opts, events: make(chan any, 16), holds: make(chan *hold, 1), changed: make(chan struct{}),
 		e: election{phase: away}, renewal: func() {},

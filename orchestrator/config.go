@@ -1,0 +1,205 @@
+package orchestrator
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/cutover/cutover/internal/pki"
+	"github.com/cutover/cutover/orchestrator/store/consulstore"
+)
+
+// roleOrchestrator is in the certificates of orchestrators.
+const roleOrchestrator = "orchestrator"
+
+// SharedConfig is how several orchestrators are configured: flags, and the environment for what others must not see.
+//
+//	CUTOVER_STORE                            the address of Redis, also with a password
+//	CUTOVER_STORE_PASSWORD                   its password
+//	CONSUL_HTTP_TOKEN, CONSUL_HTTP_TOKEN_FILE  the token of Consul
+//	CONSUL_CACERT, CONSUL_CLIENT_CERT, CONSUL_CLIENT_KEY
+type SharedConfig struct {
+	Store, StorePasswordFile, StoreCA string
+	Consul, ConsulTokenFile           string
+	Name, Advertise                   string
+	// Env is the environment.
+	Env func(string) string
+}
+
+// Load returns the Shared of an orchestrator that listens on listener and has its certificate in tlsDir (or none); nil
+// if the configuration names neither Redis nor Consul: then it is alone.
+func (c SharedConfig) Load(cluster string, listener net.Addr, tlsDir string) (*Shared, error) {
+	if c.Store != "" && hasPassword(c.Store) {
+		return nil, errors.New("--store: other users of this machine can read a password in an argument: give it in CUTOVER_STORE_PASSWORD or --store-password-file")
+	}
+	if c.Store == "" {
+		c.Store = c.Env("CUTOVER_STORE")
+	}
+	switch {
+	case c.Store == "" && c.Consul == "":
+		return nil, nil
+	case c.Store == "" || c.Consul == "":
+		return nil, errors.New("several orchestrators need both: --consul for what decides, --store for the rest; without both, one orchestrator keeps everything in --data-dir")
+	}
+	s := &Shared{Consul: c.Consul, Name: c.Name, Advertise: c.Advertise}
+	var err error
+	if s.Redis, err = c.redis(); err != nil {
+		return nil, err
+	}
+	if s.RedisTLS, err = clientTLS(c.StoreCA, "", ""); err != nil {
+		return nil, fmt.Errorf("--store-ca: %w", err)
+	}
+	if s.ConsulOptions, err = c.consul(); err != nil {
+		return nil, err
+	}
+	if s.Name == "" {
+		if s.Name, err = os.Hostname(); err != nil {
+			return nil, fmt.Errorf("--name: %w", err)
+		}
+	}
+	scheme := "http"
+	if !isLoopback(listener) {
+		scheme = "https"
+	}
+	if s.Advertise == "" {
+		if ip := listener.(*net.TCPAddr).IP; ip.IsUnspecified() {
+			return nil, fmt.Errorf("--advertise is needed with --listen %s: the URL at which the other orchestrators reach this one", listener)
+		}
+		s.Advertise = scheme + "://" + listener.String()
+	}
+	if strings.HasPrefix(s.Advertise, "https://") {
+		if tlsDir == "" {
+			return nil, errors.New("--advertise https needs --tls-dir: the other orchestrators are known by their certificates")
+		}
+		if s.TLS, err = pki.Config(tlsDir, cluster, roleOrchestrator); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func hasPassword(address string) bool {
+	u, err := url.Parse(address)
+	if err != nil {
+		return false
+	}
+	_, has := u.User.Password()
+	return has
+}
+
+// redis returns the address with the password that was given apart. Errors do not quote it.
+func (c SharedConfig) redis() (string, error) {
+	password := c.Env("CUTOVER_STORE_PASSWORD")
+	if c.StorePasswordFile != "" {
+		var err error
+		if password, err = readSecret(c.StorePasswordFile); err != nil {
+			return "", fmt.Errorf("--store-password-file: %w", err)
+		}
+	}
+	if password == "" {
+		return c.Store, nil
+	}
+	u, err := url.Parse(c.Store)
+	if err != nil {
+		return "", errors.New("--store: want redis://HOST:PORT or rediss://HOST:PORT")
+	}
+	u.User = url.UserPassword(u.User.Username(), password)
+	return u.String(), nil
+}
+
+func (c SharedConfig) consul() (out consulstore.ClientOptions, err error) {
+	out.Token = c.Env("CONSUL_HTTP_TOKEN")
+	file := c.ConsulTokenFile
+	if file == "" {
+		file = c.Env("CONSUL_HTTP_TOKEN_FILE")
+	}
+	if file != "" {
+		if out.Token, err = readSecret(file); err != nil {
+			return out, fmt.Errorf("token of Consul: %w", err)
+		}
+	}
+	out.TLS, err = clientTLS(c.Env("CONSUL_CACERT"), c.Env("CONSUL_CLIENT_CERT"), c.Env("CONSUL_CLIENT_KEY"))
+	if err != nil {
+		return out, fmt.Errorf("TLS of Consul: %w", err)
+	}
+	return out, nil
+}
+
+// maxSecretBytes bounds files that hold one secret, maxCABytes those with certificates.
+const (
+	maxSecretBytes = 4 << 10
+	maxCABytes     = 1 << 20
+)
+
+func readSecret(file string) (string, error) {
+	data, err := readBounded(file, maxSecretBytes)
+	if err != nil {
+		return "", err
+	}
+	secret := strings.TrimSpace(string(data))
+	if secret == "" {
+		return "", fmt.Errorf("%s is empty", file)
+	}
+	return secret, nil
+}
+
+func readBounded(file string, limit int64) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s is larger than %d bytes", file, limit)
+	}
+	return data, err
+}
+
+// clientTLS is the TLS of a client; nil if nothing of it is said.
+func clientTLS(ca, cert, key string) (*tls.Config, error) {
+	if ca == "" && cert == "" && key == "" {
+		return nil, nil
+	}
+	out := &tls.Config{MinVersion: tls.VersionTLS12}
+	if ca != "" {
+		data, err := readBounded(ca, maxCABytes)
+		if err != nil {
+			return nil, err
+		}
+		if out.RootCAs = x509.NewCertPool(); !out.RootCAs.AppendCertsFromPEM(data) {
+			return nil, fmt.Errorf("%s: no certificate in it", ca)
+		}
+	}
+	if cert != "" || key != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			return nil, err
+		}
+		out.Certificates = []tls.Certificate{pair}
+	}
+	return out, nil
+}
+
+func isLoopback(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
+
+// ServeTLS returns the TLS of the API at addr: nil, plain HTTP, on a loopback address, and elsewhere the certificate in
+// tlsDir. Who asks is known by a token, so no client certificate is asked for.
+func ServeTLS(addr net.Addr, tlsDir string) (*tls.Config, error) {
+	if isLoopback(addr) {
+		return nil, nil
+	}
+	if tlsDir == "" {
+		return nil, fmt.Errorf("--listen %s: tokens travel there, so other addresses than loopback ones need TLS: give --tls-dir, or put a TLS proxy in front", addr)
+	}
+	return pki.ServerConfig(tlsDir)
+}
