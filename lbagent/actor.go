@@ -84,7 +84,7 @@ func (a *Agent) act(ctx context.Context) {
 		}
 		timer.Reset(max(wake.Sub(now), 0))
 		switch ev.(type) {
-		case participant.Reading, participant.ReadFailed, participant.ProcessSeen, participant.ProcessGone, participant.Tick:
+		case participant.Reading, participant.ReadFailed, participant.Surveyed, participant.ProcessSeen, participant.ProcessGone, participant.Tick:
 			// The reader looks at its plan after its own events anyway; waking it for them would turn it into a busy loop.
 		default:
 			a.wakeReader()
@@ -123,6 +123,12 @@ func (a *Agent) step(ctx context.Context, ev participant.Event) {
 			a.calls.answer(e.To, e.Answer)
 		case participant.Report:
 			changed = append(changed, e.App)
+		case participant.Mend:
+			a.mend(ctx)
+		case participant.Noticed:
+			a.tellDrift(e.Drift, false)
+		case participant.Repaired:
+			a.tellDrift(e.Drift, true)
 		}
 	}
 	a.watch.changed(changed, next.Durable.Epoch)

@@ -39,13 +39,15 @@ type Agent struct {
 	log  *slog.Logger
 	m    *metrics
 
-	state    atomic.Pointer[participant.State]
-	inbox    chan input
-	kick     chan struct{} // wakes the reader
-	calls    callers
-	watch    watchers
-	contract contract
-	slots    chan struct{} // limits driver calls
+	state atomic.Pointer[participant.State]
+	inbox chan input
+	kick  chan struct{} // wakes the reader
+	// lookAgain wakes the survey.
+	lookAgain chan struct{}
+	calls     callers
+	watch     watchers
+	contract  contract
+	slots     chan struct{} // limits driver calls
 
 	journal *journal.Journal // owned by the actor once started
 	work    map[string]*running
@@ -70,12 +72,12 @@ func New(opts Options) (*Agent, error) {
 	}
 	a := &Agent{
 		opts: opts, log: opts.Logger.With("host", opts.Name),
-		inbox: make(chan input, inboxSize), kick: make(chan struct{}, 1),
+		inbox: make(chan input, inboxSize), kick: make(chan struct{}, 1), lookAgain: make(chan struct{}, 1),
 		slots: make(chan struct{}, maxWork), work: map[string]*running{}, failed: make(chan error, 1),
 		ending: make(chan struct{}), contract: contract{first: make(chan struct{})},
 	}
 	var err error
-	if a.m, err = newMetrics(opts.Registry); err != nil {
+	if a.m, err = newMetrics(opts.Registry, a.driftGauge); err != nil {
 		return nil, fmt.Errorf("register the metrics of lbagent: %w", err)
 	}
 	if err := a.openJournal(); err != nil {
@@ -123,6 +125,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	a.spawn(func() { a.act(run) })
 	a.spawn(func() { a.readLoop(run) })
 	a.spawn(func() { a.checkLoop(run) })
+	a.spawn(func() { a.surveyLoop(run) })
 	a.spawn(func() {
 		var err error
 		if a.opts.TLS != nil {

@@ -314,6 +314,7 @@ func committedTo(s *participant.SectionState) *lbagentv1.CommittedSection {
 
 func reportTo(r participant.SectionReport, maxEpoch uint64) *lbagentv1.SectionReport {
 	out := &lbagentv1.SectionReport{App: r.App, Version: versionTo(r.Version), Removed: r.Removed, Evidence: oneEvidenceTo(&r.Evidence)}
+	out.Drifts = shortDrifts(r.Drifts, maxSectionDiff)
 	if o := r.Open; o != nil {
 		out.Open = &lbagentv1.OpenTxn{TxnId: o.TxnID, Order: o.Order, Phase: lbagentv1.TxnPhase(o.Phase), Fallback: o.Fallback,
 			Refusal: refusalTo(o.Refusal, maxEpoch), Apps: o.Apps}

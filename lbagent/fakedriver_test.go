@@ -32,6 +32,8 @@ type fakeProxy struct {
 	overlap   error
 	calls     []string
 	gate      chan struct{} // if set, Converge waits for it to be closed
+	altered   []driver.Difference
+	mended    int
 }
 
 type fakeSection struct {
@@ -275,6 +277,20 @@ func (d *fakeDriver) PublishedDigest(_ context.Context, app string) (string, err
 		return "files:" + s, nil
 	}
 	return "", nil
+}
+
+func (d *fakeDriver) Survey(context.Context) ([]driver.Difference, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.altered), nil
+}
+
+func (d *fakeDriver) Mend(context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mended++
+	d.altered = nil
+	return nil
 }
 
 func (d *fakeDriver) Close() error {

@@ -303,6 +303,9 @@ func (s service) Show(ctx context.Context, req *connect.Request[lbagentv1.ShowRe
 	if err := badArgument(appsOf(req.Msg.GetApps())); err != nil {
 		return nil, err
 	}
+	if req.Msg.GetDrift() {
+		return connect.NewResponse(s.a.showDrift(ctx)), nil
+	}
 	readErr := s.a.readNow(ctx, req.Msg.GetApps())
 	st := s.a.state.Load()
 	apps := req.Msg.GetApps()
@@ -389,7 +392,7 @@ func (a *Agent) hostState(st *participant.State) *lbagentv1.HostState {
 	out := &lbagentv1.HostState{
 		Name: a.opts.Name, Group: a.opts.Group, Proxy: info.Proxy, MaxEpoch: st.Durable.Epoch, View: st.Durable.View,
 		ReloadPerChange: info.ReloadPerChange, Process: processTo(st.Process), AgentPid: int64(os.Getpid()),
-		Limits: info.Limits, AgentVersion: a.opts.Version,
+		Limits: info.Limits, AgentVersion: a.opts.Version, Drifts: shortDrifts(st.DriftsOf(""), maxHostDiff),
 	}
 	if err != nil {
 		out.Problems = append(out.Problems, text(err.Error()))

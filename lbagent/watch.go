@@ -93,12 +93,18 @@ func (s service) Watch(ctx context.Context, req *connect.Request[lbagentv1.Watch
 	if err != nil {
 		return badArgument(err)
 	}
+	policy, err := policyOf(req.Msg.GetDrift())
+	if err != nil {
+		return badArgument(err)
+	}
 	w, ok := s.a.watch.add() // before the first report, so that no change falls between
 	if !ok {
 		return connect.NewError(connect.CodeResourceExhausted, errors.New("too many Watch streams are open on this host"))
 	}
 	defer s.a.watch.remove(w)
-	ans, err := s.call(ctx, "Watch", func(t participant.Token) participant.Event { return participant.Hello{To: t, Fence: fence} })
+	ans, err := s.call(ctx, "Watch", func(t participant.Token) participant.Event {
+		return participant.Hello{To: t, Fence: fence, Drift: policy}
+	})
 	if err != nil {
 		return err
 	}

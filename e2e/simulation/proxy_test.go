@@ -178,6 +178,12 @@ type reach struct {
 
 var _ driver.Driver = (*reach)(nil)
 
+// Survey finds nothing: no foreign hand is in this world.
+func (d *reach) Survey(context.Context) ([]driver.Difference, error) { return nil, nil }
+
+// Mend has nothing to put right.
+func (d *reach) Mend(context.Context) error { return nil }
+
 // begin takes the time of one call.
 func (d *reach) begin(ctx context.Context, call, app string) error {
 	dice := d.w.chance("driver " + d.host + call + app)

@@ -88,6 +88,7 @@ type Run struct {
 	wg      sync.WaitGroup
 	sent    map[string]*atomic.Uint64
 	failed  map[string]*atomic.Uint64
+	gates   map[string]*gate
 	mu      sync.Mutex
 	first   []Failure
 	stopped atomic.Int64 // elapsed, once stopped
@@ -104,17 +105,17 @@ func Start(ctx context.Context, opts Options) (*Run, error) {
 		opts.Path = "/"
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	r := &Run{opts: opts, start: time.Now(), cancel: cancel, sent: map[string]*atomic.Uint64{}, failed: map[string]*atomic.Uint64{}}
+	r := &Run{opts: opts, start: time.Now(), cancel: cancel, sent: map[string]*atomic.Uint64{}, failed: map[string]*atomic.Uint64{}, gates: map[string]*gate{}}
 	for _, raw := range opts.URLs {
 		u, err := url.Parse(raw)
 		if err != nil || u.Host == "" {
 			cancel()
 			return nil, fmt.Errorf("load: %q is not an http URL", raw)
 		}
-		r.sent[raw], r.failed[raw] = new(atomic.Uint64), new(atomic.Uint64)
+		r.sent[raw], r.failed[raw], r.gates[raw] = new(atomic.Uint64), new(atomic.Uint64), newGate()
 		for kind, n := range map[Kind]int{KeepAlive: opts.KeepAlive, Close: opts.Close, Slow: opts.Slow} {
 			for range n {
-				c := &client{run: r, url: raw, host: u.Host, kind: kind}
+				c := &client{run: r, gate: r.gates[raw], url: raw, host: u.Host, kind: kind}
 				r.wg.Add(1)
 				go func() {
 					defer r.wg.Done()
@@ -152,6 +153,13 @@ func (r *Run) Result() Result {
 	return res
 }
 
+// TakeOut takes an entry point out of traffic, as the balancer before it would: no request is sent there any more. It returns
+// when none is under way, so that what is done to the entry point afterwards costs none.
+func (r *Run) TakeOut(url string) { r.gates[url].shut() }
+
+// PutIn lets requests go there again, on fresh connections.
+func (r *Run) PutIn(url string) { r.gates[url].open() }
+
 func (r *Run) count(c *client, err error) {
 	r.sent[c.url].Add(1)
 	if err == nil {
@@ -168,6 +176,8 @@ func (r *Run) count(c *client, err error) {
 // client is one connection's owner; used by its own goroutine only.
 type client struct {
 	run       *Run
+	gate      *gate
+	opened    uint64 // how often the gate had been opened when conn was made
 	url, host string
 	kind      Kind
 	conn      net.Conn
@@ -184,7 +194,16 @@ func (c *client) loop(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
+		opened, ok := c.gate.enter(ctx)
+		if !ok {
+			return
+		}
+		if opened != c.opened {
+			c.drop() // nobody used it meanwhile, and whoever held the other end may be gone
+			c.opened = opened
+		}
 		err := c.once()
+		c.gate.leave()
 		c.run.count(c, err)
 		if err != nil {
 			c.drop()

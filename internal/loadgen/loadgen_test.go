@@ -89,3 +89,42 @@ func TestErrorStatusIsAFailure(t *testing.T) {
 		t.Fatalf("got %q", f.Err)
 	}
 }
+
+// A server that is out of traffic may end without costing a request; its connections are not used again.
+func TestOutOfTraffic(t *testing.T) {
+	hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) })
+	first := httptest.NewServer(hello)
+	addr := first.Listener.Addr().String()
+	run, err := loadgen.Start(context.Background(), loadgen.Options{URLs: []string{first.URL}, KeepAlive: 4, Close: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the load runs", func() bool { return run.Result().Sent > 50 })
+	run.TakeOut(first.URL)
+	first.CloseClientConnections()
+	first.Close()
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := &httptest.Server{Listener: ln, Config: &http.Server{Handler: hello}}
+	second.Start()
+	defer second.Close()
+	before := run.Result().Sent
+	run.PutIn(first.URL)
+	waitFor(t, "the load runs again", func() bool { return run.Result().Sent > before+50 })
+	if res := run.Stop(); res.Failed != 0 {
+		t.Fatalf("%v\n%v", res, res.Failures)
+	}
+}
+
+func TestStopsWhileOutOfTraffic(t *testing.T) {
+	srv := httptest.NewServer(http.NotFoundHandler())
+	defer srv.Close()
+	run, err := loadgen.Start(context.Background(), loadgen.Options{URLs: []string{srv.URL}, Close: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run.TakeOut(srv.URL)
+	run.Stop()
+}

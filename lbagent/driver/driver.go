@@ -117,8 +117,10 @@ type Reading struct {
 type SectionReading struct {
 	Routes []Route
 	Rows   []Row
-	// Digest equals Digest(s) for the Section s that the rows and routes describe.
+	// Digest equals Digest(s) for the Section s that the rows and routes describe, unless something is Foreign.
 	Digest string
+	// Foreign are sentences about what else the running proxy holds of the App; see Mark.
+	Foreign []string
 }
 
 // Info says what a driver found when it checked the contract with the owner's configuration.
@@ -179,6 +181,16 @@ type Driver interface {
 
 	// PublishedDigest is the digest of the App's published files ("" if it has none): what UNDO compares on disk.
 	PublishedDigest(ctx context.Context, app string) (string, error)
+
+	// Survey compares with what this driver published: every file of its own (Frame, Sections, links), the owner's include
+	// of them, and what the last Read of all Apps found in the proxy that is of no App. It changes nothing, and a file that
+	// was not touched costs one lstat(2).
+	Survey(ctx context.Context) ([]Difference, error)
+
+	// Mend puts right what Survey tells, the owner's configuration apart: files are written again, what belongs to nobody
+	// is taken out of the proxy, and a proxy that has loaded an altered file is made to load the right one where that costs
+	// no request. What a Section says of an App, as published last, stays (NEVER-ZERO).
+	Mend(ctx context.Context) error
 
 	// Close ends the driver's own goroutines and connections. The proxy runs on.
 	Close() error

@@ -34,6 +34,8 @@ type Proxy interface {
 	// StealPort lets a foreign process (the test) listen where the proxy's frontend listens, while the proxy runs on. The
 	// returned function gives it back.
 	StealPort(t testing.TB) (release func())
+	// Hands are what somebody else could do to this proxy that serves the Section, and to a second, spare upstream's address.
+	Hands(s driver.Section, spare driver.Upstream) []Hand
 	// Reopen closes the driver and opens a new one on the same directories, as a restart of the agent does.
 	Reopen(t testing.TB)
 }
@@ -80,6 +82,9 @@ func Run(t *testing.T, h Harness) {
 		{"StageRefusesBrokenBase", testStageRefusesBrokenBase},
 		{"StolenPort", testStolenPort},
 		{"ConvergeFromAnyState", testConvergeFromAnyState},
+		{"ForeignHands", testForeignHands},
+		{"ForeignHandsLeftAlone", testForeignHandsLeftAlone},
+		{"OwnWorkIsNoDifference", testOwnWorkIsNoDifference},
 	}
 	t.Run(h.Name, func(t *testing.T) {
 		for _, tt := range tests {

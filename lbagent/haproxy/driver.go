@@ -36,6 +36,9 @@ type Driver struct {
 
 	mu     sync.Mutex
 	health map[string]map[string]driver.Health // App -> upstream -> check, as converged last by this process
+	// strangers are what the last Read of all found in the worker that is of no App.
+	strangers []stranger
+	tainted   int // pid of the worker that has loaded a file that somebody had altered; 0: none
 
 	checks validator
 	lock   *os.File // the tree is ours alone while the Driver is open

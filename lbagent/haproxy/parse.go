@@ -271,7 +271,7 @@ func parseServersState(text string) (header string, rows []stateRow, err error) 
 }
 
 // mapEntry is one line of "show map".
-type mapEntry struct{ key, value string }
+type mapEntry struct{ id, key, value string }
 
 func parseMap(text string) ([]mapEntry, error) {
 	var out []mapEntry
@@ -285,7 +285,7 @@ func parseMap(text string) ([]mapEntry, error) {
 		if !ok || !ok2 || !strings.HasPrefix(id, "0x") || key == "" {
 			return nil, fmt.Errorf("show map: %.200q", line)
 		}
-		out = append(out, mapEntry{key, value})
+		out = append(out, mapEntry{id, key, value})
 	}
 	return out, nil
 }

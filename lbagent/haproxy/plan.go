@@ -196,31 +196,36 @@ func (p *planner) routes(want driver.Section, entries []mapEntry) {
 			wanted[routeKey(r)] = targetOf(r, backends).String()
 		}
 	}
-	values := map[string][]string{}
+	have := map[string][]mapEntry{}
 	mine := mentionsAny(p.slots)
 	for _, e := range entries {
 		if _, ok := wanted[e.key]; ok {
-			values[e.key] = append(values[e.key], e.value)
+			have[e.key] = append(have[e.key], e)
 		} else if mine(e.value) {
 			if _, to, ok := parseRoute(e.key, e.value); ok && holdsAny(p.slots, to.backends) {
-				values[e.key] = append(values[e.key], e.value)
+				have[e.key] = append(have[e.key], e)
 			}
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(wanted)) {
-		value := wanted[key]
-		switch got := values[key]; {
-		case len(got) == 1 && got[0] == value:
-		case len(got) == 1:
-			p.route = append(p.route, fmt.Sprintf("set map %s %s %s", p.o.mapFile(routesMap), escape(key), escape(value)))
-		case len(got) > 1:
-			p.route = append(p.route, p.delEntry(routesMap, key))
-			fallthrough
-		default:
+		value, got := wanted[key], have[key]
+		if len(got) == 0 {
 			p.route = append(p.route, p.addEntry(routesMap, key, value))
+			continue
+		}
+		// Somebody else may have given the key a second entry. One of them becomes, or is, what is wanted; the others go by
+		// their ids, so the route is never without an entry (NEVER-ZERO).
+		keep := max(slices.IndexFunc(got, func(e mapEntry) bool { return e.value == value }), 0)
+		if got[keep].value != value {
+			p.route = append(p.route, fmt.Sprintf("set map %s #%s %s", p.o.mapFile(routesMap), got[keep].id, escape(value)))
+		}
+		for i, e := range got {
+			if i != keep {
+				p.route = append(p.route, fmt.Sprintf("del map %s #%s", p.o.mapFile(routesMap), e.id))
+			}
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(values)) {
+	for _, key := range slices.Sorted(maps.Keys(have)) {
 		if _, ok := wanted[key]; !ok {
 			p.route = append(p.route, p.delEntry(routesMap, key))
 		}

@@ -21,6 +21,15 @@ type worker struct {
 	o       Options
 	servers map[slot][]serverRow
 	maps    map[string][]mapEntry
+	ids     int
+}
+
+// named says whether a command that names an entry means this one: by its key, or by "#ID".
+func (e mapEntry) named(by string) bool { return e.key == by || "#"+e.id == by }
+
+func (w *worker) entry(key, value string) mapEntry {
+	w.ids++
+	return mapEntry{fmt.Sprintf("0x%x", w.ids), key, value}
 }
 
 func newWorker(o Options) *worker {
@@ -58,14 +67,14 @@ func (w *worker) do(command string) error {
 	switch {
 	case f[0] == "del" && f[1] == "map":
 		name := mapName(f[2])
-		w.maps[name] = slices.DeleteFunc(w.maps[name], func(e mapEntry) bool { return e.key == f[3] })
+		w.maps[name] = slices.DeleteFunc(w.maps[name], func(e mapEntry) bool { return e.named(f[3]) })
 	case f[0] == "add" && f[1] == "map":
 		name := mapName(f[2])
-		w.maps[name] = append(w.maps[name], mapEntry{f[3], f[4]})
+		w.maps[name] = append(w.maps[name], w.entry(f[3], f[4]))
 	case f[0] == "set" && f[1] == "map":
 		name, found := mapName(f[2]), false
 		for i, e := range w.maps[name] {
-			if e.key == f[3] {
+			if e.named(f[3]) {
 				w.maps[name][i].value, found = f[4], true
 			}
 		}
@@ -230,7 +239,8 @@ func TestPlanLaws(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		deletes := rapid.Bool().Draw(t, "deletes")
 		w := newWorker(planOptions)
-		w.maps[routesMap] = []mapEntry{{"*|/other/", "cutover_h1_0099:0:0"}}
+		other := w.entry("*|/other/", "cutover_h1_0099:0:0")
+		w.maps[routesMap] = []mapEntry{other}
 		for step := range rapid.IntRange(2, 4).Draw(t, "steps") {
 			want := drawSection(t, fmt.Sprint(step))
 			if err := validateSection(want); err != nil {
@@ -260,7 +270,7 @@ func TestPlanLaws(t *testing.T) {
 			if again := p.plan(want, w.observe()); len(again.must) > 0 {
 				t.Fatalf("a second plan is not empty: %s", strings.Join(again.must, "\n"))
 			}
-			if !slices.Contains(w.maps[routesMap], mapEntry{"*|/other/", "cutover_h1_0099:0:0"}) {
+			if !slices.Contains(w.maps[routesMap], other) {
 				t.Fatal("the route of another App is gone")
 			}
 			for _, row := range w.servers[held["h1"]] {
@@ -284,7 +294,13 @@ func TestPlanLaws(t *testing.T) {
 					fresh.servers[held[c]] = append(fresh.servers[held[c]], row)
 				}
 				fresh.maps[routesMap] = w.maps[routesMap]
+				fresh.ids = w.ids
 				w = fresh
+			}
+			for _, r := range want.Routes { // a foreign hand gives some routes second entries, before or behind
+				if e := w.entry(routeKey(r), "elsewhere:0:0"); rapid.IntRange(0, 3).Draw(t, "second entry") == 0 {
+					w.maps[routesMap] = slices.Insert(w.maps[routesMap], rapid.IntRange(0, 1).Draw(t, "at"), e)
+				}
 			}
 		}
 	})

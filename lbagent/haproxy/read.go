@@ -26,8 +26,8 @@ func (d *Driver) Read(ctx context.Context, apps ...string) (driver.Reading, erro
 	if slots == nil {
 		slots = []slot{}
 	}
-	if len(slots) > manySlots {
-		slots = nil
+	if len(slots) > manySlots || len(apps) == 0 {
+		slots = nil // one dump of all, spare backends too
 	}
 	obs, err := d.observe(ctx, slots)
 	if err != nil {
@@ -37,9 +37,13 @@ func (d *Driver) Read(ctx context.Context, apps ...string) (driver.Reading, erro
 	if err != nil {
 		return driver.Reading{}, fmt.Errorf("haproxy read: %w", err)
 	}
+	if len(apps) == 0 {
+		d.noteStrangers(obs, holders)
+	}
 	leaving := d.leavingSessions(ctx, obs.procs.leaving, holders)
 
 	rows := map[string][]driver.Row{}
+	foreign := map[string][]string{}
 	held := map[string]map[string]slot{}
 	for s, app := range holders {
 		if held[app] == nil {
@@ -49,7 +53,9 @@ func (d *Driver) Read(ctx context.Context, apps ...string) (driver.Reading, erro
 	}
 	for app, slots := range held {
 		health := d.healthOf(app)
+		foreign[app] = doubled(slots, obs.routes)
 		for _, s := range slots {
+			foreign[app] = append(foreign[app], foreignIn(obs.servers[s], health)...)
 			for _, server := range obs.servers[s] {
 				if server.mode() == 0 {
 					continue
@@ -68,9 +74,21 @@ func (d *Driver) Read(ctx context.Context, apps ...string) (driver.Reading, erro
 		if len(routes) == 0 && len(rows[app]) == 0 {
 			continue
 		}
-		reading.Sections[app] = driver.NewSectionReading(app, routes, rows[app])
+		section := driver.NewSectionReading(app, routes, rows[app])
+		section.Mark(foreign[app]...)
+		reading.Sections[app] = section
 	}
 	return reading, nil
+}
+
+// noteStrangers keeps, for Survey, what of a dump of all is of no App. before are the holders from before the dump.
+func (d *Driver) noteStrangers(obs observation, before map[slot]string) {
+	holders := d.tree.allHolders()
+	maps.Copy(holders, before)
+	found := strangersIn(obs, holders)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.strangers = found
 }
 
 // leavingSessions asks the workers that are leaving, by "backend/upstream". One that is gone by the time it is asked has

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/cutover/cutover/internal/atomicfile"
+	"github.com/cutover/cutover/internal/ownfile"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -39,6 +40,9 @@ type tree struct {
 	published map[slot]published         // what the slots' files say; spare ones have no entry
 	routes    map[string]string          // routes.map
 	health    map[string]string          // health.map: only the exceptions of what is published
+	former    map[string]map[string]slot // App -> class -> the slot that it gave back last, if nobody else has taken it
+
+	files ownfile.Checker
 }
 
 func slotFile(s slot) string { return "10-" + s.backend() + ".cfg" }
@@ -49,7 +53,7 @@ func openTree(o Options) (*tree, error) {
 	t := &tree{
 		o: o, log: o.Logger,
 		holders: map[slot]string{}, apps: map[string]map[string]slot{}, published: map[slot]published{},
-		routes: map[string]string{}, health: map[string]string{},
+		routes: map[string]string{}, health: map[string]string{}, former: map[string]map[string]slot{},
 	}
 	for _, dir := range []string{o.Dir, o.currentDir(), o.slotsDir(), o.stagingDir()} {
 		if err := makeDir(dir); err != nil {
@@ -233,13 +237,8 @@ func (t *tree) holdLocked(app string, needed []string) (map[string]slot, error) 
 		if t.holds(app, class) {
 			continue
 		}
-		spare := slot{}
-		for s, holder := range t.holders {
-			if s.class == class && holder == "" && (spare.number == 0 || s.number < spare.number) {
-				spare = s
-			}
-		}
-		if spare.number == 0 {
+		spare, ok := t.spare(app, class)
+		if !ok {
 			return nil, errNoSpare{class}
 		}
 		if err := atomicfile.Replace(filepath.Join(t.o.slotsDir(), spare.backend()), []byte(app)); err != nil {
@@ -251,6 +250,48 @@ func (t *tree) holdLocked(app string, needed []string) (map[string]slot, error) 
 		t.assign(app, spare)
 	}
 	return maps.Clone(t.apps[app]), nil
+}
+
+// spare chooses a slot for the App: the one that it gave back last, so that an undo finds its files under their names
+// (UNDO); else the first that nobody gave back; and only then one that another App may come back for.
+func (t *tree) spare(app, class string) (slot, bool) {
+	if s, ok := t.former[app][class]; ok && t.holders[s] == "" {
+		return s, true
+	}
+	kept := map[slot]bool{}
+	for _, slots := range t.former {
+		kept[slots[class]] = true
+	}
+	better := func(a, b slot) bool {
+		if kept[a] != kept[b] {
+			return kept[b]
+		}
+		return a.number < b.number
+	}
+	best, found := slot{}, false
+	for s, holder := range t.holders {
+		if s.class == class && holder == "" && (!found || better(s, best)) {
+			best, found = s, true
+		}
+	}
+	return best, found
+}
+
+// gaveBack remembers the slot for the App, and for nobody else. Memory only: after a restart of the agent an undo may find
+// another slot, which is as good but for its name.
+func (t *tree) gaveBack(app string, s slot) {
+	for other, slots := range t.former {
+		if slots[s.class] == s {
+			delete(slots, s.class)
+		}
+		if len(slots) == 0 {
+			delete(t.former, other)
+		}
+	}
+	if t.former[app] == nil {
+		t.former[app] = map[string]slot{}
+	}
+	t.former[app][s.class] = s
 }
 
 // release gives back the App's slots outside of keep that publish nothing. The caller has emptied them in the proxy.
@@ -266,6 +307,7 @@ func (t *tree) release(app string, keep []string) error {
 		}
 		delete(t.apps[app], class)
 		t.holders[s] = ""
+		t.gaveBack(app, s)
 	}
 	if len(t.apps[app]) == 0 {
 		delete(t.apps, app)

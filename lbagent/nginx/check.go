@@ -240,6 +240,14 @@ func includes(text string) []string {
 
 // checkContract looks at the files: the include in the base and the link beside it.
 func checkContract(o Options) error {
+	if err := includesUs(o); err != nil {
+		return err
+	}
+	return linkInclude(o)
+}
+
+// includesUs says whether the owner's base configuration includes our tree.
+func includesUs(o Options) error {
 	text, err := os.ReadFile(o.BaseConfig)
 	if err != nil {
 		return fmt.Errorf("nginx: the base configuration: %w", err)
@@ -251,7 +259,7 @@ func checkContract(o Options) error {
 	if !found {
 		return fmt.Errorf("nginx: %s has no \"include %s/*.conf;\": put it into http{}; it must be relative, or nginx -t would test the published tree instead of the staged one", o.BaseConfig, IncludeName)
 	}
-	return linkInclude(o)
+	return nil
 }
 
 // stageContract is checkContract as a vote: a base that lost the include passes nginx -t, and would lose every route at

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/cutover/cutover/internal/ownfile"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/nginx/probe"
 	"github.com/cutover/cutover/lbagent/nginx/sectionfile"
@@ -23,6 +24,7 @@ type common struct {
 	checker *checker
 	prober  *probe.Prober
 	client  *probe.Client
+	files   ownfile.Checker
 
 	ctx    context.Context
 	cancel context.CancelFunc

@@ -232,7 +232,11 @@ func (c *control) write(ctx context.Context, path string, body []byte) (uint64, 
 		}
 		return version, nil
 	case http.StatusConflict:
-		return 0, fmt.Errorf("%w: nginx refused an older write (it has seen %s): a newer agent drives this proxy; stop one of them, or restart this one", driver.ErrProxyMismatch, said)
+		err := fmt.Errorf("%w: nginx refused an older write (it has seen %s): a newer agent drives this proxy; stop one of them, or restart this one", driver.ErrProxyMismatch, said)
+		if n, perr := strconv.ParseUint(strings.TrimPrefix(said, "write "), 10, 64); perr == nil {
+			return 0, &passedError{write: n, error: err}
+		}
+		return 0, err
 	case http.StatusInsufficientStorage:
 		return 0, fmt.Errorf("nginx's shared dictionary is full (%s): raise DictMiB and restart nginx", said)
 	case http.StatusServiceUnavailable:
@@ -241,3 +245,12 @@ func (c *control) write(ctx context.Context, path string, body []byte) (uint64, 
 		return 0, fmt.Errorf("%w: the private endpoint %s answers status %d: %.200s", driver.ErrProxyMismatch, path, status, said)
 	}
 }
+
+// passedError is the refusal of a write because the Section has passed its number.
+type passedError struct {
+	write uint64 // the highest that was seen
+	error
+}
+
+// Unwrap returns the refusal in words.
+func (e *passedError) Unwrap() error { return e.error }

@@ -55,7 +55,10 @@ type proxy struct {
 	exited chan struct{}
 }
 
-var hosts atomic.Uint32
+var (
+	hosts atomic.Uint32
+	hands atomic.Uint64 // writes by foreign hands
+)
 
 // startProxy starts nginx that serves no App, with its driver open and checked.
 func startProxy(t testing.TB, k kind) *proxy {

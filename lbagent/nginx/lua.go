@@ -42,8 +42,14 @@ type Lua struct {
 	counter atomic.Uint64
 	met     atomic.Bool // the red upstreams that the workers hold were read once
 
-	mu     sync.Mutex
-	family family // as last seen
+	frameFiles map[string][]byte // by name
+
+	writing  sync.Mutex                // held while files are written or compared
+	sections map[string]driver.Section // published; guarded by writing
+
+	mu      sync.Mutex
+	family  family // as last seen
+	tainted string // the generation whose workers have loaded an altered file of the Frame
 }
 
 var _ driver.Driver = (*Lua)(nil)
@@ -62,7 +68,7 @@ func NewLua(options Options) (*Lua, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nginx: published sections: %w (run Bootstrap first)", err)
 	}
-	frame, _, err := luaFrame(o)
+	frame, frameFiles, err := luaFrame(o)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +76,7 @@ func NewLua(options Options) (*Lua, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nginx: %w", err)
 	}
-	d := &Lua{epoch: epoch}
+	d := &Lua{epoch: epoch, frameFiles: frameFiles, sections: sections}
 	d.open(o, "nginx-lua", frame)
 	d.check(probe.Config{Changed: d.tellRed}, sections)
 	d.wg.Go(d.watch)
@@ -79,6 +85,21 @@ func NewLua(options Options) (*Lua, error) {
 
 // nextWrite is the next fencing number.
 func (d *Lua) nextWrite() uint64 { return d.epoch<<epochShift | d.counter.Add(1) }
+
+// passed says whether a write was refused because somebody else wrote with a higher number of our own epoch: no agent did,
+// since an epoch is one start of one agent. The count goes on above it, so that the Section can be put right.
+func (d *Lua) passed(err error) bool {
+	var refused *passedError
+	if !errors.As(err, &refused) || refused.write>>epochShift != d.epoch {
+		return false
+	}
+	for count := refused.write & (1<<epochShift - 1); ; {
+		now := d.counter.Load()
+		if now >= count || d.counter.CompareAndSwap(now, count) {
+			return true
+		}
+	}
+}
 
 // watch notices a restarted or reloaded nginx when nobody reads. Until it has met the workers once it looks more often.
 func (d *Lua) watch() {
@@ -209,6 +230,8 @@ func (d *Lua) Publish(ctx context.Context, want driver.Section) error {
 		return err
 	}
 	s := sectionfile.Published(want)
+	d.writing.Lock()
+	defer d.writing.Unlock()
 	err := fenced(ctx, d.p, d.epoch, func() error {
 		name := d.p.sectionFile(s.App)
 		if driver.Digest(s) != "" {
@@ -219,6 +242,9 @@ func (d *Lua) Publish(ctx context.Context, want driver.Section) error {
 		}
 		return atomicfile.SyncDir(d.p.apps())
 	})
+	if err == nil {
+		d.sections = with(d.sections, s)
+	}
 	if err != nil {
 		return fmt.Errorf("nginx: publish %s: %w", s.App, err)
 	}
@@ -240,6 +266,9 @@ func (d *Lua) Converge(ctx context.Context, want driver.Section) error {
 		return err
 	}
 	version, err := d.control.write(ctx, "/section", sectionfile.Encode(want, d.nextWrite()))
+	if d.passed(err) {
+		version, err = d.control.write(ctx, "/section", sectionfile.Encode(want, d.nextWrite()))
+	}
 	if err != nil {
 		return fmt.Errorf("converge %s: %w", want.App, err)
 	}

@@ -35,6 +35,9 @@ type Reload struct {
 	cohort    cohort
 	proved    map[workerKey]uint64 // generation of a worker: it never changes
 	loaded    map[uint64]map[string]driver.Section
+	// tainted are the Apps for which workers of generation taintedIn have loaded something altered.
+	tainted   map[string]bool
+	taintedIn uint64
 }
 
 type upstreamKey struct{ app, name string }
@@ -227,15 +230,14 @@ func (d *Reload) Publish(ctx context.Context, want driver.Section) error {
 	d.mu.Lock()
 	before, prev, used := d.sections, d.published, d.cohort.generation
 	d.mu.Unlock()
-	if had, ok := before[s.App]; (ok || driver.Digest(s) == "") && slices.Equal(sectionfile.File(had), sectionfile.File(s)) {
+	if had, ok := before[s.App]; (ok || driver.Digest(s) == "") && slices.Equal(sectionfile.File(had), sectionfile.File(s)) && d.intact(had) {
 		return nil
 	}
 	after := with(before, s)
-	all, err := generations(d.p)
+	next, err := d.next(prev)
 	if err != nil {
 		return fmt.Errorf("nginx: publish %s: %w", s.App, err)
 	}
-	next := max(prev, all[len(all)-1]) + 1
 	if err := writeGeneration(d.o, next, after, d.p.tree(prev), map[string]bool{s.App: true}); err != nil {
 		return fmt.Errorf("nginx: publish %s: generation %d: %w", s.App, next, err)
 	}
@@ -244,11 +246,25 @@ func (d *Reload) Publish(ctx context.Context, want driver.Section) error {
 	}
 	d.mu.Lock()
 	d.published, d.sections = next, after
+	d.keepLoaded(prev, before)
 	d.mu.Unlock()
 	if err := collect(d.p, d.o.KeepGenerations, prev, used); err != nil {
 		d.log.Warn("old generations are not removed", "error", err)
 	}
 	return nil
+}
+
+// intact says whether the App's files in the published tree are as they were written. The caller holds the publishing lock.
+func (d *Reload) intact(s driver.Section) bool {
+	if driver.Digest(s) == "" {
+		return true
+	}
+	for _, f := range appFiles(d.p.tree(d.published), s.App, s) {
+		if a, err := d.files.Look(f.path, f.want); err != nil || a != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // Converge makes the running nginx hold want. Only a difference in what nginx itself holds reloads it; Warm upstreams are
@@ -297,8 +313,14 @@ func (d *Reload) reloadTo(ctx context.Context, c cohort, s driver.Section) error
 	if err != nil {
 		return err
 	}
-	if driver.Digest(sections[s.App]) == driver.Digest(s) {
+	tainted := d.isTainted(c.generation, s.App)
+	if driver.Digest(sections[s.App]) == driver.Digest(s) && !tainted {
 		return nil
+	}
+	if tainted {
+		if err := d.Mend(ctx); err != nil { // the generation that nginx has loaded must not be loaded again
+			return err
+		}
 	}
 	d.mu.Lock()
 	published := d.sections[s.App]
@@ -390,7 +412,11 @@ func (d *Reload) Read(ctx context.Context, apps ...string) (driver.Reading, erro
 			}
 			rows = append(rows, row)
 		}
-		out.Sections[app] = driver.NewSectionReading(app, s.Routes, rows)
+		section := driver.NewSectionReading(app, s.Routes, rows)
+		if d.isTainted(before.generation, app) {
+			section.Mark(fmt.Sprintf("nginx has loaded a file of generation %d that somebody had altered", before.generation))
+		}
+		out.Sections[app] = section
 	}
 	return out, nil
 }

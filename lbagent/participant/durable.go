@@ -12,7 +12,9 @@ type Durable struct {
 	Epoch uint64 `json:"epoch"`
 	View  uint64 `json:"view"`
 	// Floor: order numbers at or below it have passed for every Section that has no transaction open.
-	Floor    uint64                   `json:"floor,omitempty"`
+	Floor uint64 `json:"floor,omitempty"`
+	// Drift is the Group's policy; "" is PolicyRepair.
+	Drift    Policy                   `json:"drift,omitempty"`
 	Sections map[string]*SectionState `json:"sections,omitempty"`
 	// Txns are the open transactions from STAGED on, by id.
 	Txns map[string]*Txn `json:"txns,omitempty"`
@@ -153,6 +155,7 @@ type Record struct {
 	Epoch    uint64          `json:"epoch"`
 	View     uint64          `json:"view"`
 	Floor    uint64          `json:"floor,omitempty"`
+	Drift    Policy          `json:"drift,omitempty"`
 	Sections []*SectionState `json:"sections,omitempty"`
 	Forget   []string        `json:"forget,omitempty"` // tombstones that were dropped
 	Txn      *Txn            `json:"txn,omitempty"`
@@ -161,7 +164,7 @@ type Record struct {
 
 // Apply returns d after r. d is left alone.
 func (d Durable) Apply(r Record) Durable {
-	d.Epoch, d.View, d.Floor = r.Epoch, r.View, r.Floor
+	d.Epoch, d.View, d.Floor, d.Drift = r.Epoch, r.View, r.Floor, r.Drift
 	if len(r.Sections) > 0 || len(r.Forget) > 0 {
 		d.Sections = cloned(d.Sections)
 		for _, s := range r.Sections {

@@ -90,10 +90,11 @@ type (
 		Order    uint64
 		Origin   Origin
 	}
-	// Hello opens a Watch: it only passes the fence.
+	// Hello opens a Watch: it passes the fence, and tells the Group's policy ("": no word on it).
 	Hello struct {
 		To    Token
 		Fence Fence
+		Drift Policy
 	}
 )
 

@@ -243,6 +243,7 @@ func Difference(want driver.Section, have driver.SectionReading) string {
 			out = append(out, r.Name+" is too many")
 		}
 	}
+	out = append(out, have.Foreign...)
 	if !slices.Equal(driver.SortedRoutes(want.Routes), driver.SortedRoutes(have.Routes)) {
 		out = append(out, fmt.Sprintf("the routes are %v, not %v", have.Routes, want.Routes))
 	}

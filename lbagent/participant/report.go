@@ -73,6 +73,7 @@ type SectionReport struct {
 	Removed  bool
 	Open     *OpenReport
 	Evidence Evidence
+	Drifts   []Drift
 }
 
 // OpenReport is the transaction that is open on a Section.
@@ -88,7 +89,7 @@ type OpenReport struct {
 // Report tells of one App; level-triggered, so a lost one costs nothing.
 func (s *State) Report(app string) SectionReport {
 	sec := s.section(app)
-	r := SectionReport{App: app, Version: sec.Version, Removed: sec.Removed, Evidence: s.Evidence(app)}
+	r := SectionReport{App: app, Version: sec.Version, Removed: sec.Removed, Evidence: s.Evidence(app), Drifts: s.DriftsOf(app)}
 	if t := s.openOn(app); t != nil && t.Amend == nil {
 		r.Open = &OpenReport{TxnID: t.ID, Order: t.Order, Phase: t.Phase, Fallback: t.Fallback, Refusal: t.Refusal, Apps: t.names()}
 	}
@@ -216,7 +217,7 @@ func (s *State) ReadPlan() ReadPlan {
 		}
 	}
 	for app := range s.restless {
-		if l := s.live.get(app); l != nil && (!l.conv.known || l.tries > 0 || !l.readSince(s.Process)) {
+		if l := s.live.get(app); l != nil && (!l.conv.known && (l.drift == nil || !s.leaves(l.drift)) || l.tries > 0 || !l.readSince(s.Process)) {
 			urgent[app] = true
 		}
 	}
@@ -256,6 +257,9 @@ func (s *State) Wake(now time.Time) time.Time {
 	}
 	if len(s.attempts)+len(s.waits)+len(s.verifies) > 0 {
 		earlier(now.Add(openTick))
+	}
+	if len(s.survey.drifts) > 0 && !s.survey.mending && s.Policy() == PolicyRepair {
+		earlier(s.survey.retryAt)
 	}
 	for app := range s.restless {
 		if l := s.live.get(app); l != nil && l.work == nil && l.tries > 0 {

@@ -32,6 +32,10 @@ type State struct {
 	readAll  time.Time // a reading of all Apps that began at or after this is wanted
 	lastAll  time.Time // when the newest one began
 	readErr  error
+	// readErrAt is when the first of the readings began that have failed since.
+	readErrAt time.Time
+	survey    survey
+	repaired  []Drift
 }
 
 // attempt is the volatile part of an open transaction; t is set until STAGED makes it durable.
@@ -72,6 +76,10 @@ type live struct {
 	want     *driver.Section
 	wantSum  string
 	pubSum   string
+	drift    *Drift         // the running set differs, and no message of ours explains it
+	equalIn  driver.Process // in which the running set was seen as wanted last
+	pubAt    time.Time      // when the last Publish ended
+	holding  bool           // what was converged last is held, see held
 }
 
 // readSince: the newest reading is of the process, and began after the last change.
@@ -87,7 +95,7 @@ func (s *State) atRest(app string) bool {
 	if sec != nil && (sec.Unsettled || len(sec.Draining) > 0 || l == nil) {
 		return false
 	}
-	return l == nil || l.tries == 0 && l.lastErr == nil && l.conv.known && l.pub.known && l.pub.want == l.pubSum && l.readSince(s.Process)
+	return l == nil || l.tries == 0 && l.lastErr == nil && l.drift == nil && l.conv.known && l.pub.known && l.pub.want == l.pubSum && l.readSince(s.Process)
 }
 
 type converged struct {

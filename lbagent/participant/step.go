@@ -1,6 +1,7 @@
 package participant
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -20,6 +21,7 @@ func Step(s State, ev Event, now time.Time) (State, []Effect) {
 	m.dispatch(ev)
 	if m.s.Broken == nil {
 		m.settle()
+		m.mend()
 	}
 	m.noteRest()
 	for _, app := range slices.Sorted(maps.Keys(m.reports)) {
@@ -56,6 +58,7 @@ func (m *stepper) record(r Record) {
 	d := &m.s.Durable
 	r.At = m.now
 	r.Epoch, r.View, r.Floor = max(r.Epoch, d.Epoch), max(r.View, d.View), max(r.Floor, d.Floor)
+	r.Drift = cmp.Or(r.Drift, d.Drift)
 	for _, s := range r.Sections {
 		m.reports[s.App] = true
 	}
@@ -110,6 +113,9 @@ func (m *stepper) dispatch(ev Event) {
 		if done, ok := ev.(WorkDone); ok {
 			m.live(done.App).work = nil
 		}
+		if done, ok := ev.(Mended); ok {
+			m.stepMended(done)
+		}
 		if isMessage {
 			m.replyNo(to, m.s.Broken)
 		}
@@ -137,6 +143,9 @@ func (m *stepper) dispatch(ev Event) {
 	case Sync:
 		m.stepSync(ev)
 	case Hello:
+		if ev.Drift != "" && ev.Drift != m.s.Policy() {
+			m.record(Record{Kind: KindEpoch, Drift: ev.Drift, Note: "the policy on drift is " + string(ev.Drift)})
+		}
 		m.reply(ev.To, Answer{})
 	case WorkDone:
 		m.stepWorkDone(ev)
@@ -144,6 +153,10 @@ func (m *stepper) dispatch(ev Event) {
 		m.stepReading(ev)
 	case ReadFailed:
 		m.stepReadFailed(ev)
+	case Surveyed:
+		m.stepSurveyed(ev)
+	case Mended:
+		m.stepMended(ev)
 	case ProcessSeen:
 		m.seeProcess(ev.Process)
 	case ProcessGone:
@@ -242,6 +255,7 @@ func (m *stepper) settle() {
 		m.drains(app)
 	}
 	for _, app := range apps {
+		m.notice(app)
 		m.schedule(app)
 	}
 	m.answerWaits()

@@ -124,7 +124,7 @@ func (m *stepper) answerWaits() {
 // waiting says what is still missing for the App; nil: nothing.
 func (m *stepper) waiting(w *wait, app string) *Refusal {
 	l := m.wanted(app)
-	if !w.settled || m.isStray(app) || m.s.openOn(app) != nil {
+	if !w.settled || m.isStray(app) || m.s.openOn(app) != nil || m.left(app) {
 		if l.reading != nil && !l.reading.started.Before(w.since) && l.reading.process == m.s.Process {
 			return nil
 		}

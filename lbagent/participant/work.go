@@ -38,6 +38,9 @@ func (m *stepper) schedule(app string) {
 	}
 	publish := !l.pub.known || l.pub.want != l.pubSum
 	converge := !l.conv.known || l.conv.digest != l.wantSum || v == differs
+	if m.left(app) {
+		return // somebody else changed it, and the policy is to report that
+	}
 	if !publish && !converge {
 		if v == equal {
 			m.settled(app, sec)
@@ -52,16 +55,29 @@ func (m *stepper) schedule(app string) {
 	w := Work{}
 	if t := m.s.openOn(app); t != nil {
 		w.Phase = t.Phase
-	} else if r := l.reading; converge && !sec.Unsettled && r != nil && r.process == m.s.Process && r.section.Digest != l.wantSum {
-		m.drifted(app, sec)
+	} else if l.drift != nil && !sec.Unsettled {
+		m.drifted(app, sec, l.drift)
 	}
+	to := *l.want
+	if l.drift != nil {
+		to = m.held(l)
+	}
+	holds := len(to.Upstreams) > len(l.want.Upstreams)
+	if holds {
+		if r := l.reading; !publish && l.holding && l.conv.digest == driver.Digest(to) && !r.started.Before(l.conv.at) && r.section.Digest == l.conv.digest {
+			l.tries = 0
+			return // until one of ours is green
+		}
+		l.tries++
+		l.retryAt = m.now.Add(backoff(l.tries))
+	}
+	l.holding = holds
 	if publish {
 		p := published(*l.want)
 		w.Publish = &p
 	}
 	if converge {
-		c := *l.want
-		w.Converge = &c
+		w.Converge = &to
 	}
 	m.start(app, w)
 }
@@ -69,10 +85,10 @@ func (m *stepper) schedule(app string) {
 // drifted journals that the running set is no longer what the journal says and no message of ours explains it: somebody
 // else changed the proxy, or it came back with less. It is about to be put right, which is a change as well
 // (NO-SILENT-CHANGE); settled records the outcome.
-func (m *stepper) drifted(app string, sec *SectionState) {
+func (m *stepper) drifted(app string, sec *SectionState, d *Drift) {
 	next := *sec
 	next.Unsettled = true
-	m.record(Record{Kind: KindDrift, Order: sec.Version.Txn, Note: m.differenceOf(app).Message, Sections: []*SectionState{&next}})
+	m.record(Record{Kind: KindDrift, Order: sec.Version.Txn, Note: d.Cause.String() + ": " + app + ": " + d.Summary, Sections: []*SectionState{&next}})
 }
 
 // settled journals the outcome of a change that no transaction is open for (NO-SILENT-CHANGE: one record before the
@@ -131,6 +147,9 @@ func (m *stepper) stepWorkDone(ev WorkDone) {
 		l.cut = cut
 		l.conv.at = m.now
 		l.retryAt = m.now.Add(cutRetry)
+	}
+	if w.Publish != nil {
+		l.pubAt = m.now
 	}
 	if w.Converge != nil {
 		l.conv = converged{known: true, digest: driver.Digest(*w.Converge), at: m.now}
@@ -227,7 +246,12 @@ func (m *stepper) stepReading(ev Reading) {
 	}
 }
 
-func (m *stepper) stepReadFailed(ev ReadFailed) { m.s.readErr = ev.Err }
+func (m *stepper) stepReadFailed(ev ReadFailed) {
+	if m.s.readErr == nil {
+		m.s.readErrAt = ev.Started
+	}
+	m.s.readErr = ev.Err
+}
 
 // sameProcess tolerates that a start time is told with little precision, or differently from read to read.
 func sameProcess(a, b driver.Process) bool {

@@ -226,5 +226,11 @@ func (d *Driver) Apps(context.Context) ([]string, error) {
 	return slices.Sorted(maps.Keys(all)), nil
 }
 
+// Survey finds nothing: what is in memory only, nobody else can change.
+func (d *Driver) Survey(context.Context) ([]driver.Difference, error) { return nil, nil }
+
+// Mend has nothing to put right.
+func (d *Driver) Mend(context.Context) error { return nil }
+
 // Close implements driver.Driver.
 func (d *Driver) Close() error { return nil }

@@ -78,7 +78,7 @@ type abortInput struct {
 func (h *Handler) registerDeploys(api huma.API) {
 	const tag = "Deploys"
 	huma.Register(api, specBody(api, starts(post(api, "/v1/deploys", "submitDeploy", tag, "Start a Deploy",
-		"Moves an App to the Spec in the body. The answer is durable. A second Deploy of an App is refused while one is open; the same content as the committed Spec succeeds at once, reason `unchanged`."))),
+		"Moves an App to the Spec in the body. The answer is durable. Several Specs, each in a YAML document of its own, are one lock-step: one Deploy for each, and all commit in one decision, or none; the answer is about the whole, with each Deploy in `apps`. A second Deploy of an App is refused while one is open; the same content as the committed Spec succeeds at once, reason `unchanged`."))),
 		func(ctx context.Context, in *submitInput) (*started, error) {
 			v, err := h.service(ctx).Submit(ctx, []byte(in.Body.Source), in.meta(ctx, in.Body.Reason))
 			if err != nil {

@@ -83,19 +83,19 @@ func (a *app) change(ctx context.Context, f *changeFlags, undo bool, ask func(co
 
 func (a *app) deployCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "deploy -f FILE",
-		Short: "Move an App to the spec in a file",
+		Use:   "deploy -f FILE [-f FILE]...",
+		Short: "Move an App to the spec in a file, or several in lock-step",
 		Long: "Starts the new tasks, moves the traffic to them on every host once each of them proved them healthy, and drains the old ones. " +
-			"If any host disagrees, everything is put back. The deploy id is printed first; the command waits for that Deploy only. Ctrl-C detaches, and never aborts.",
-		Example: "  cutover deploy -f app.yaml\n  cutover deploy -f app.yaml -o json --idempotency-key \"$CI_RUN_ID\"\n  generate | cutover deploy -f - --wait-for drained",
+			"If any host disagrees, everything is put back. Several files, or several documents in one, are one lock-step: all Apps commit in one decision, or none does; an abort of one is of all. The deploy id is printed first; the command waits for that Deploy only. Ctrl-C detaches, and never aborts.",
+		Example: "  cutover deploy -f app.yaml\n  cutover deploy -f app.yaml -o json --idempotency-key \"$CI_RUN_ID\"\n  generate | cutover deploy -f - --wait-for drained\n  cutover deploy -f api.yaml -f web.yaml",
 		Args:    cobra.NoArgs,
 	}
-	var file string
-	cmd.Flags().StringVarP(&file, "file", "f", "", "the App spec, YAML or JSON; - is standard input")
+	var files []string
+	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "the App spec, YAML or JSON; - is standard input; more than one is a lock-step")
 	must(cmd.MarkFlagFilename("file", "yaml", "yml", "json"))
 	f := a.addChange(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		source, err := a.readSpec(file)
+		source, err := a.readSpecs(files)
 		if err != nil {
 			return err
 		}

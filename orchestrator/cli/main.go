@@ -104,6 +104,8 @@ type app struct {
 	mode outputMode
 	// source names the spec that problems are about.
 	source string
+	// files are the parts of source, if there are several.
+	files []specFile
 	// suffix is appended to the commands that are shown as the next ones, so that they reach the same orchestrator.
 	suffix string
 	// note shows what goes on beside the command's output. Never nil once a command runs.

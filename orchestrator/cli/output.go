@@ -135,6 +135,7 @@ func (a *app) answer(object any, text func(screen.Style) []string) error {
 }
 
 func (a *app) printProblem(p *wire.ProblemDetails) {
+	p = a.located(p)
 	if a.mode != modeText {
 		_ = a.object(p) // standard output is gone: nothing is left to tell it to
 		return

@@ -285,17 +285,17 @@ func (a *app) validateCommand() *cobra.Command {
 		Long:  "Checks the spec by itself. With --api or --data-dir the orchestrator checks it too: its groups, and the routes of other Apps.",
 		Args:  cobra.NoArgs,
 	}
-	var file string
-	cmd.Flags().StringVarP(&file, "file", "f", "", "the App spec, YAML or JSON; - is standard input")
+	var files []string
+	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "the App spec, YAML or JSON; - is standard input; several are checked as one lock-step")
 	must(cmd.MarkFlagFilename("file", "yaml", "yml", "json"))
 	conn := addConnection(cmd)
 	a.addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		source, err := a.readSpec(file)
+		source, err := a.readSpecs(files)
 		if err != nil {
 			return err
 		}
-		if _, problems := spec.Parse(source); len(problems) > 0 {
+		if _, problems := spec.ParseAll(source); len(problems) > 0 {
 			return &deploy.Refusal{Kind: deploy.RefusedInvalid, Detail: a.source + " is not a valid spec", Problems: problems}
 		}
 		if conn.given() {

@@ -1,14 +1,73 @@
 package cli
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
+	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/deploy"
 	"github.com/cutover/cutover/orchestrator/spec"
 )
+
+// specFile is where one of several files begins in what is sent.
+type specFile struct {
+	name string
+	line int // its first, from 1
+}
+
+// readSpecs reads spec files into one source of several documents.
+func (a *app) readSpecs(files []string) ([]byte, error) {
+	if len(files) == 0 {
+		files = []string{""}
+	}
+	var all []byte
+	var names []string
+	for i, file := range files {
+		data, err := a.readSpec(file)
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 {
+			all = append(bytes.TrimRight(all, "\n"), "\n---\n"...)
+		}
+		a.files = append(a.files, specFile{a.source, 1 + bytes.Count(all, []byte("\n"))})
+		names = append(names, a.source)
+		all = append(all, data...)
+	}
+	a.source = strings.Join(names, ", ")
+	if len(all) > spec.MaxSource {
+		return nil, &deploy.Refusal{Kind: deploy.RefusedInvalid, Detail: fmt.Sprintf("%s have more than %d bytes together", a.source, spec.MaxSource)}
+	}
+	return all, nil
+}
+
+// located puts problems of several files where they are: in the file that the line is of.
+func (a *app) located(p *wire.ProblemDetails) *wire.ProblemDetails {
+	if len(a.files) < 2 {
+		return p
+	}
+	out := *p
+	out.Problems = slices.Clone(p.Problems)
+	for i, problem := range out.Problems {
+		if problem.Line < 1 {
+			continue
+		}
+		at := a.files[0]
+		for _, f := range a.files {
+			if f.line <= problem.Line {
+				at = f
+			}
+		}
+		out.Problems[i].Line -= at.line - 1
+		out.Problems[i].Reason = at.name + ": " + problem.Reason
+	}
+	return &out
+}
 
 // readSpec reads a spec file, or standard input for "-". One that is too large is refused before anything is sent.
 func (a *app) readSpec(file string) ([]byte, error) {

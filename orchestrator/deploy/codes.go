@@ -30,6 +30,7 @@ const (
 	CodeTaskDied     Code = "task-died"
 	CodeHostFellBack Code = "host-fell-back"
 	CodeStore        Code = "store-refused"
+	CodeLockstep     Code = "lock-step"          // another App of the same lock-step failed
 	CodeTxn          Code = "transaction-failed" // a cause that this version does not know
 )
 

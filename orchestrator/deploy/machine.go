@@ -27,6 +27,7 @@ const (
 	StepWaitStuck    StepName = "wait-stuck"    // that Deploy cannot be undone yet
 	StepLaunching    StepName = "launching"     // not all new tasks run
 	StepChecking     StepName = "checking"      // all run, not all are healthy
+	StepGathering    StepName = "gathering"     // all healthy; the other Apps of the lock-step are not
 	StepPreparing    StepName = "preparing"     // Hosts stage, validate and warm; no client sees anything
 	StepActivating   StepName = "activating"    // Hosts switch and verify
 	StepCommitting   StepName = "committing"    // all verified; the Commit record is being written
@@ -63,6 +64,8 @@ const (
 	AbortSlack = 5 * time.Second
 	// RestoreSlack is after how long a restore is overdue even if the coordinator did not say so.
 	RestoreSlack = 90 * time.Second
+	// GatherSlack is how much later than the others the one that only waits gives up: they know why.
+	GatherSlack = time.Second
 	// UndecidedTimeout is after how long an unknown decision is stuck (EVERY-STATE-ENDS).
 	UndecidedTimeout = 10 * time.Minute
 	// DrainSlack is added to the drain time before a missing Drained is stuck.
@@ -129,7 +132,8 @@ type Deploy struct {
 	Actor    string   `json:"actor"`
 	Why      string   `json:"why,omitempty"`
 	Policy   Policy   `json:"policy"`
-	Behind   string   `json:"behind,omitempty"` // Deploy that must end first
+	Behind   string   `json:"behind,omitempty"`   // Deploy that must end first
+	Lockstep string   `json:"lockstep,omitempty"` // id shared with the Deploys that commit with this one or not at all
 	Step     StepName `json:"step"`
 	State    State    `json:"state"`
 	Code     Code     `json:"code"`
@@ -229,6 +233,13 @@ type (
 	Start struct{}
 	// Cleared: the Deploy in the way of a waiting rollback has ended.
 	Cleared struct{}
+	// Gathered: every Deploy of the lock-step is in gathering.
+	Gathered struct{}
+	// PeerEnded: another Deploy of the lock-step has ended without Commit.
+	PeerEnded struct {
+		App, Reason string
+		Outcome     State
+	}
 	// TaskRunning: the task's process runs.
 	TaskRunning struct{ Task string }
 	// TaskHealthy: the prober says so.
@@ -276,6 +287,8 @@ type (
 
 func (Start) isInput()         {}
 func (Cleared) isInput()       {}
+func (Gathered) isInput()      {}
+func (PeerEnded) isInput()     {}
 func (TaskRunning) isInput()   {}
 func (TaskHealthy) isInput()   {}
 func (TaskUnhealthy) isInput() {}

@@ -49,6 +49,7 @@ func TestStories(t *testing.T) {
 					d.Members = append(d.Members, Member{Task: fmt.Sprintf("old%d", i), Instance: i, Kept: true, State: MemberHealthy})
 				}
 				td.MaybeScanArgs(t, "behind", &d.Behind)
+				td.MaybeScanArgs(t, "lockstep", &d.Lockstep)
 				return ""
 			}
 			for _, line := range strings.Split(td.Input, "\n") {
@@ -164,6 +165,10 @@ func parseInput(t *testing.T, d Deploy, now *time.Time, line string) Input {
 			}
 		}
 		return in
+	case "gathered":
+		return Gathered{}
+	case "peer":
+		return PeerEnded{App: strings.TrimSuffix(f[1], ":"), Reason: rest, Outcome: RolledBack}
 	case "unknown":
 		return TxnUnknown{d.Txn}
 	case "drained":
@@ -198,7 +203,7 @@ func drawInput(pick func(n int) int, d Deploy) Input {
 	if len(d.Members) > 0 {
 		task = d.Members[pick(len(d.Members))].Task
 	}
-	switch pick(21) {
+	switch pick(24) {
 	case 0:
 		return Cleared{}
 	case 1, 2, 3:
@@ -230,6 +235,10 @@ func drawInput(pick func(n int) int, d Deploy) Input {
 		return OldTasksGone{}
 	case 19:
 		return AbortAsked{Ask{Actor: "ana", Outcome: []State{Aborted, Superseded}[pick(2)]}}
+	case 20, 21:
+		return Gathered{}
+	case 22:
+		return PeerEnded{App: "web", Reason: "boom", Outcome: []State{RolledBack, Aborted}[pick(2)]}
 	}
 	return OutputRead{task, "boom"}
 }
@@ -248,6 +257,8 @@ func TestTransitions(t *testing.T) {
 		}
 		if rng.IntN(4) == 0 {
 			d.Behind = "d0"
+		} else if rng.IntN(2) == 0 {
+			d.Lockstep = "l1"
 		}
 		d.OldGone = rng.IntN(2) == 0
 		for i := range 40 {
@@ -292,6 +303,8 @@ func TestLaws(t *testing.T) {
 		}
 		if rapid.IntRange(0, 3).Draw(t, "behind") == 0 {
 			d.Behind = "d0"
+		} else if rapid.Bool().Draw(t, "lockstep") {
+			d.Lockstep = "l1"
 		}
 		if rapid.Bool().Draw(t, "old") {
 			d.OldGone = true

@@ -23,6 +23,12 @@ func Step(d Deploy, in Input, now time.Time) (Deploy, []Effect) {
 		r.start()
 	case Cleared:
 		r.cleared()
+	case Gathered:
+		if r.d.Step == StepGathering {
+			r.begin()
+		}
+	case PeerEnded:
+		r.peerEnded(in)
 	case TaskRunning, TaskHealthy, TaskUnhealthy, TaskOverdue, TaskEnded, TaskLost, TaskUnplaced:
 		r.task(in)
 	case TxnChanged:
@@ -53,6 +59,8 @@ func (d Deploy) Wake() time.Time {
 		return d.StepAt
 	case StepWaiting, StepLaunching, StepChecking:
 		return d.Deadline
+	case StepGathering:
+		return d.Deadline.Add(GatherSlack)
 	case StepRetrying:
 		return d.StepAt.Add(backoff(d.Retries))
 	case StepPreparing, StepActivating:
@@ -166,15 +174,23 @@ func (r *run) evaluate() {
 	case sick > 0:
 		r.say(CodeRunning, fmt.Sprintf("waiting for %d of %d tasks to be healthy", sick, r.d.Wanted))
 		r.to(StepChecking, r.d.Reason)
+	case r.d.Lockstep != "":
+		r.healthy()
+		r.say(CodeRunning, "every task is ready; waiting for the other Apps of the lock-step")
+		r.to(StepGathering, r.d.Reason)
 	default:
 		r.begin()
 	}
 }
 
-func (r *run) begin() {
+func (r *run) healthy() {
 	if r.d.HealthyAt.IsZero() {
 		r.d.HealthyAt = r.now
 	}
+}
+
+func (r *run) begin() {
+	r.healthy()
 	r.d.Txns++
 	r.d.Txn = fmt.Sprintf("%s.%d", r.d.ID, r.d.Txns)
 	r.d.Hosts, r.d.Leaving = nil, false
@@ -186,7 +202,7 @@ func (r *run) begin() {
 // preTxn reports whether the Deploy is before a transaction: nothing of it is known to any Host.
 func (r *run) preTxn() bool {
 	switch r.d.Step {
-	case StepLaunching, StepChecking, StepRetrying:
+	case StepLaunching, StepChecking, StepGathering, StepRetrying:
 		return true
 	default:
 		return false
@@ -248,7 +264,7 @@ func (r *run) task(in Input) {
 		r.ended(m, why)
 		return
 	}
-	if r.d.Step == StepLaunching || r.d.Step == StepChecking {
+	if r.d.Step == StepLaunching || r.d.Step == StepChecking || r.d.Step == StepGathering {
 		r.evaluate()
 	}
 }
@@ -290,7 +306,7 @@ func (r *run) ended(m *Member, why string) {
 	switch {
 	case r.preTxn() && failures >= MaxFailures:
 		r.fail(verdict)
-	case r.d.Step == StepLaunching, r.d.Step == StepChecking:
+	case r.d.Step == StepLaunching, r.d.Step == StepChecking, r.d.Step == StepGathering:
 		if !m.Kept {
 			r.note(CodeTaskExits, "instance %d is started once more", instance)
 		}
@@ -336,6 +352,23 @@ func (r *run) abort(ask Ask) {
 		// On its way already; the ask keeps it from trying again.
 	default:
 		r.d.Verdict = &verdict
+		r.finish()
+	}
+}
+
+// peerEnded gives up with another Deploy of the lock-step: all or none.
+func (r *run) peerEnded(in PeerEnded) {
+	if r.d.Lockstep == "" || !r.d.Open() || r.d.Verdict != nil {
+		return
+	}
+	v := Verdict{Outcome: in.Outcome, Code: CodeLockstep, Reason: fmt.Sprintf("App %s of the same lock-step: %s", in.App, in.Reason), Next: "cutover status " + r.d.Lockstep}
+	r.d.Verdict = &v
+	switch r.d.Step {
+	case StepPreparing, StepActivating, StepCommitting:
+		r.abortTxn("asked", v.Reason)
+	case StepRestoring, StepRestoreStuck, StepExplaining:
+		// On its way already.
+	default:
 		r.finish()
 	}
 }
@@ -430,6 +463,8 @@ func (r *run) tick() {
 		r.out = append(r.out, End{})
 	case StepLaunching, StepChecking:
 		r.fail(r.late())
+	case StepGathering:
+		r.fail(Verdict{Outcome: RolledBack, Code: CodeLockstep, Reason: "the other Apps of the lock-step were not ready in time", Next: "cutover status " + d.Lockstep})
 	case StepRetrying:
 		r.launch()
 	case StepPreparing, StepActivating:

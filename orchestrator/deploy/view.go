@@ -49,10 +49,13 @@ type View struct {
 	Deadline   time.Time    `json:"deadline"`
 	Generation uint64       `json:"generation" doc:"order number of the last transaction"`
 	Txn        string       `json:"txn,omitempty" doc:"id of the last transaction"`
+	Lockstep   string       `json:"lockstep,omitempty" doc:"id of the lock-step that this Deploy belongs to: all of it commit, or none"`
 	Tasks      []TaskView   `json:"tasks"`
 	Hosts      []HostView   `json:"hosts"`
 	Drain      *DrainView   `json:"drain,omitempty"`
 	Steps      []StepRecord `json:"steps" doc:"every step so far with its time"`
+	// Apps are the Deploys of a lock-step, in the view of the whole; it has the id of the lock-step.
+	Apps []View `json:"apps,omitempty" doc:"of a lock-step: the Deploy of each App"`
 }
 
 // StepRecord is one step that a Deploy entered.

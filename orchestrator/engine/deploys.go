@@ -141,6 +141,9 @@ func (e *Engine) emit(d *deployRecord, ev deploy.Event, view *deploy.View) {
 	}
 	id := d.ID
 	e.batch.do(func() { e.fan.send(id, ev) })
+	if d.Lockstep != "" {
+		e.emitTogether(d, ev, ev.View != nil)
+	}
 }
 
 // begin marks what the transaction will name as held, and gives the Proposal to the coordinator after the Commit. While an
@@ -148,29 +151,51 @@ func (e *Engine) emit(d *deployRecord, ev deploy.Event, view *deploy.View) {
 // own. A rollback does not wait: the coordinator gives the insertion up for it.
 func (e *Engine) begin(d *deployRecord) {
 	d.deferred = false
-	for _, am := range e.s.amends {
-		if am.App == d.App && len(am.Insert) > 0 && d.Kind != deploy.KindRollback {
-			d.deferred = true
-			return
-		}
+	switch {
+	case e.together != nil:
+		e.together = append(e.together, d)
+	case d.Kind != deploy.KindRollback && e.inserting(d.App):
+		d.deferred = true
+	default:
+		e.beginAll([]*deployRecord{d})
 	}
-	p, err := e.proposal(d)
-	if err != nil {
-		e.batch.do(func() { e.inbox.put(refusedTxn(p, err)) })
+}
+
+// beginAll gives the Proposals of Deploys that commit together, or of one, to the coordinator after the Commit.
+func (e *Engine) beginAll(all []*deployRecord) {
+	var proposals []txn.Proposal
+	var failed error
+	for _, d := range all {
+		p, err := e.proposal(d)
+		if err != nil && failed == nil {
+			failed = err
+		}
+		proposals = append(proposals, p)
+	}
+	if failed != nil {
+		e.batch.do(func() {
+			for _, p := range proposals {
+				e.inbox.put(refusedTxn(p, failed))
+			}
+		})
 		return
 	}
-	for _, m := range d.Members {
-		if t := e.s.tasks[m.Task]; t != nil && !t.ended() {
-			e.hold(t, d.Policy.Groups)
+	for _, d := range all {
+		for _, m := range d.Members {
+			if t := e.s.tasks[m.Task]; t != nil && !t.ended() {
+				e.hold(t, d.Policy.Groups)
+			}
 		}
 	}
 	e.batch.do(func() {
 		e.coord.push(func() {
 			ctx, cancel := context.WithTimeout(e.ctx, e.opts.CallTimeout)
 			defer cancel()
-			if err := e.ports.Coordinator.Begin(ctx, p); err != nil && e.ctx.Err() == nil {
-				e.log.Warn("the coordinator refused a transaction", "txn", p.ID, "error", err)
-				e.beginFailed(p, err)
+			if err := e.ports.Coordinator.Begin(ctx, proposals...); err != nil && e.ctx.Err() == nil {
+				e.log.Warn("the coordinator refused a transaction", "txn", proposals[0].ID, "error", err)
+				for _, p := range proposals {
+					e.beginFailed(p, err)
+				}
 			}
 		})
 	})

@@ -49,7 +49,9 @@ type Engine struct {
 	// Owned by the loop.
 	s     *state
 	batch *batch
-	ids   *ulid.MonotonicEntropy
+	// together collects the Deploys of a lock-step that begin their transaction in this moment; nil otherwise.
+	together []*deployRecord
+	ids      *ulid.MonotonicEntropy
 }
 
 // item is one caller's turn in the loop.

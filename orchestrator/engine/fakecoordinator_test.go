@@ -30,6 +30,7 @@ type fakeCoordinator struct {
 	dead     map[string]bool // removed by Amendments: subtracted from every target
 	order    uint64
 	begun    []txn.Proposal
+	together [][]string // ids, by call
 	amends   []txn.Amendment
 	// stopAt holds transactions in a phase until go_ is called. end is how they end (default: Committed).
 	stopAt txn.Phase
@@ -43,17 +44,24 @@ type fakeCoordinator struct {
 }
 
 func (c *fakeCoordinator) Begin(_ context.Context, proposals ...txn.Proposal) error {
-	p := proposals[0]
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.txns[p.ID]; ok {
-		return fmt.Errorf("transaction %s was begun before", p.ID)
-	}
 	c.order++
-	x := &fakeTxn{p: p, st: txn.Status{ID: p.ID, Deploy: p.Deploy, Order: c.order, Phase: txn.Waiting}}
-	c.txns[p.ID] = x
-	c.begun = append(c.begun, p)
-	go c.advance(p.ID)
+	var ids []string
+	for _, p := range proposals {
+		if _, ok := c.txns[p.ID]; ok {
+			return fmt.Errorf("transaction %s was begun before", p.ID)
+		}
+		c.txns[p.ID] = &fakeTxn{p: p, st: txn.Status{ID: p.ID, Deploy: p.Deploy, Order: c.order, Phase: txn.Waiting}}
+		c.begun = append(c.begun, p)
+		ids = append(ids, p.ID)
+	}
+	c.together = append(c.together, ids)
+	go func() {
+		for _, id := range ids {
+			c.advance(id)
+		}
+	}()
 	return nil
 }
 

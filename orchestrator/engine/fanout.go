@@ -91,14 +91,22 @@ func (e *Engine) Events(ctx context.Context, id string, after uint64) (<-chan de
 	var seq uint64
 	var done bool
 	err := e.do(ctx, func() error {
-		d, err := e.findDeploy(id)
-		if err != nil {
+		v, ok := e.viewOf(id)
+		if !ok {
+			_, err := e.findDeploy(id)
 			return err
 		}
-		view, seq, done = e.view(d), d.Seq, d.Step == deploy.StepDone
-		if !done {
-			live, err = e.fan.add(d.ID)
+		view, done = v, v.Step == string(deploy.StepDone)
+		if l := e.s.locksteps[id]; l != nil {
+			seq = l.Seq
+		} else {
+			seq = e.s.deploys[id].Seq
 		}
+		if done {
+			return nil
+		}
+		var err error
+		live, err = e.fan.add(id)
 		return err
 	})
 	if err != nil {

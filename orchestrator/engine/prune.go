@@ -31,6 +31,7 @@ func (e *Engine) prune(a *appRecord) {
 		}
 		delete(e.s.deploys, id)
 		e.batch.deploys[id] = true
+		e.pruneLockstep(d.Lockstep)
 	}
 	e.pruneSpecs(a)
 }

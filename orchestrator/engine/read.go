@@ -116,11 +116,13 @@ func viewState(t *taskRecord) string {
 // Deploy returns one Deploy.
 func (e *Engine) Deploy(ctx context.Context, id string) (view deploy.View, err error) {
 	err = e.do(ctx, func() error {
-		d, err := e.findDeploy(id)
-		if err == nil {
-			view = e.view(d)
+		v, ok := e.viewOf(id)
+		if !ok {
+			_, err := e.findDeploy(id)
+			return err
 		}
-		return err
+		view = v
+		return nil
 	})
 	return view, e.refuse(err)
 }

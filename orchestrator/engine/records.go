@@ -19,6 +19,7 @@ const (
 	prefixTask   = "task/"
 	prefixAmend  = "upkeep/"
 	prefixIdem   = "idem/"
+	prefixStep   = "lockstep/"
 	keyFramework = "framework/id"
 )
 

@@ -54,7 +54,7 @@ func (e *Engine) resume(ctx context.Context) error {
 		if v := d.Verdict; d.Step == deploy.StepExplaining && v != nil && !v.Answered {
 			e.fetchOutput(id, v.Culprit)
 		}
-		if d.Step == deploy.StepLaunching || d.Step == deploy.StepChecking {
+		if d.Step == deploy.StepLaunching || d.Step == deploy.StepChecking || d.Step == deploy.StepGathering {
 			e.missed(d)
 		}
 	}

@@ -44,12 +44,16 @@ func (e *Engine) refuse(err error) error {
 	return r
 }
 
-// Submit starts a Deploy of the Spec in source.
+// Submit starts a Deploy of the Spec in source; of several, one for each in lock-step, and the View is of the whole.
 func (e *Engine) Submit(ctx context.Context, source []byte, meta api.Meta) (deploy.View, error) {
-	sp, problems := spec.Parse(source) // outside the loop: it may be large
+	specs, problems := spec.ParseAll(source) // outside the loop: it may be large
 	if len(problems) > 0 {
 		return deploy.View{}, invalid(problems...)
 	}
+	if len(specs) > 1 {
+		return e.requestAny(ctx, meta, func() (string, error) { return e.submitTogether(specs, meta) })
+	}
+	sp := specs[0]
 	return e.request(ctx, meta, func() (*deployRecord, error) {
 		if err := e.admissible(sp); err != nil {
 			return nil, err
@@ -74,11 +78,21 @@ func (e *Engine) Submit(ctx context.Context, source []byte, meta api.Meta) (depl
 
 // Validate checks a Spec as Submit would, and starts nothing.
 func (e *Engine) Validate(ctx context.Context, source []byte) error {
-	sp, problems := spec.Parse(source)
+	specs, problems := spec.ParseAll(source)
 	if len(problems) > 0 {
 		return invalid(problems...)
 	}
-	return e.refuse(e.do(ctx, func() error { return e.admissible(sp) }))
+	return e.refuse(e.do(ctx, func() error {
+		if err := e.distinct(specs); err != nil {
+			return err
+		}
+		for _, sp := range specs {
+			if err := e.admissible(sp); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 }
 
 // Scale starts a Deploy of the committed Spec with another number of instances.
@@ -185,6 +199,7 @@ func (e *Engine) behind(a *appRecord, d *deployRecord, meta api.Meta) {
 	d.Behind, a.Waiting = a.Open, d.ID
 	e.batch.apps[a.Name] = true
 	e.feed(d, deploy.Start{})
+	e.abortPeers(e.s.deploys[a.Open], superseded)
 	e.feed(e.s.deploys[a.Open], deploy.AbortAsked{Ask: superseded})
 }
 
@@ -193,7 +208,7 @@ func (e *Engine) Abort(ctx context.Context, ref string, meta api.Meta) (deploy.V
 	return e.request(ctx, meta, func() (*deployRecord, error) {
 		a := e.s.apps[ref]
 		if a == nil {
-			d, err := e.findDeploy(ref)
+			d, err := e.anyOf(ref)
 			if err != nil {
 				return nil, refused(deploy.RefusedNotFound, "there is no App and no Deploy %q", clip(ref))
 			}
@@ -227,6 +242,7 @@ func (e *Engine) abort(a *appRecord, ask deploy.Ask) *deployRecord {
 	}
 	d := e.s.deploys[a.Open]
 	e.feed(d, deploy.AbortAsked{Ask: ask})
+	e.abortPeers(d, ask)
 	return d
 }
 
@@ -239,6 +255,17 @@ func because(meta api.Meta, fallback string) string {
 
 // request runs a changing request once per idempotency key, and answers with the Deploy's View when all is durable.
 func (e *Engine) request(ctx context.Context, meta api.Meta, f func() (*deployRecord, error)) (deploy.View, error) {
+	return e.requestAny(ctx, meta, func() (string, error) {
+		d, err := f()
+		if err != nil {
+			return "", err
+		}
+		return d.ID, nil
+	})
+}
+
+// requestAny is request for what answers with a Deploy or with a lock-step.
+func (e *Engine) requestAny(ctx context.Context, meta api.Meta, f func() (string, error)) (deploy.View, error) {
 	var view deploy.View
 	if e.frozen {
 		return view, errFrozen()
@@ -252,20 +279,20 @@ func (e *Engine) request(ctx context.Context, meta api.Meta, f func() (*deployRe
 				if rec.Digest != meta.BodyDigest {
 					return refused(deploy.RefusedIdempotency, "the idempotency key was used for another request: choose a new key, or send the same body")
 				}
-				if d := e.s.deploys[rec.Deploy]; d != nil {
-					view = e.view(d)
+				if v, ok := e.viewOf(rec.Deploy); ok {
+					view = v
 					return nil
 				}
 			}
 		}
-		d, err := f()
+		id, err := f()
 		if err != nil {
 			return err
 		}
 		if key != "" {
-			e.remember(key, idemRecord{Digest: meta.BodyDigest, Deploy: d.ID, At: e.batch.now})
+			e.remember(key, idemRecord{Digest: meta.BodyDigest, Deploy: id, At: e.batch.now})
 		}
-		view = e.view(d)
+		view, _ = e.viewOf(id)
 		return nil
 	})
 	return view, e.refuse(err)
@@ -285,6 +312,20 @@ func (e *Engine) remember(key string, rec idemRecord) {
 		delete(e.s.idem, oldest)
 		e.batch.idem[oldest] = true
 	}
+}
+
+// anyOf is a Deploy by its id, or one of a lock-step: an open one if there is any.
+func (e *Engine) anyOf(id string) (*deployRecord, error) {
+	peers := e.peers(id)
+	for _, d := range peers {
+		if d.Open() {
+			return d, nil
+		}
+	}
+	if len(peers) > 0 {
+		return peers[0], nil
+	}
+	return e.findDeploy(id)
 }
 
 func (e *Engine) findApp(name string) (*appRecord, error) {
@@ -370,12 +411,17 @@ func (e *Engine) routesFree(sp spec.Spec) error {
 
 // newRevision stores a Spec as the App's next revision and starts a Deploy of it.
 func (e *Engine) newRevision(a *appRecord, kind deploy.Kind, sp spec.Spec, meta api.Meta) *deployRecord {
+	d := e.record(a, kind, sp, sp, meta)
+	e.open(a, d)
+	return d
+}
+
+// record stores a Spec as the App's next revision and a pending Deploy of it, under the policy of another Spec.
+func (e *Engine) record(a *appRecord, kind deploy.Kind, sp, policy spec.Spec, meta api.Meta) *deployRecord {
 	a.LastSpec++
 	e.s.specs.put(a.Name, a.LastSpec, sp)
 	e.batch.early = append(e.batch.early, store.Op{Kind: store.Put, Key: keySpec(a.Name, a.LastSpec), Value: sp.Canonical()})
-	d := e.newDeploy(a, kind, a.LastSpec, sp, meta)
-	e.open(a, d)
-	return d
+	return e.newDeploy(a, kind, a.LastSpec, policy, meta)
 }
 
 // newDeploy records a pending Deploy.

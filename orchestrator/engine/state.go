@@ -22,6 +22,8 @@ type state struct {
 	tasks   map[string]*taskRecord
 	amends  map[string]*amendRecord
 	idem    map[string]idemRecord
+	// locksteps are Deploys of several Apps that commit together.
+	locksteps map[string]*lockstepRecord
 
 	tasksOf   map[string]map[string]*taskRecord // by App
 	upstreams map[string]string                 // upstream name to task
@@ -39,7 +41,7 @@ type state struct {
 func newState() *state {
 	return &state{
 		apps: map[string]*appRecord{}, specs: specs{}, deploys: map[string]*deployRecord{}, tasks: map[string]*taskRecord{},
-		amends: map[string]*amendRecord{}, idem: map[string]idemRecord{}, tasksOf: map[string]map[string]*taskRecord{},
+		amends: map[string]*amendRecord{}, idem: map[string]idemRecord{}, locksteps: map[string]*lockstepRecord{}, tasksOf: map[string]map[string]*taskRecord{},
 		upstreams: map[string]string{}, active: map[string]bool{}, relaunch: map[string]time.Time{},
 	}
 }
@@ -85,6 +87,12 @@ func load(ctx context.Context, st store.Store) (*state, error) {
 			var a amendRecord
 			err := json.Unmarshal(v, &a)
 			s.amends[a.ID] = &a
+			return err
+		},
+		prefixStep: func(_ string, v []byte) error {
+			var l lockstepRecord
+			err := json.Unmarshal(v, &l)
+			s.locksteps[l.ID] = &l
 			return err
 		},
 		prefixIdem: func(key string, v []byte) error {
@@ -151,7 +159,10 @@ type batch struct {
 	tasks   map[string]bool
 	amends  map[string]bool
 	idem    map[string]bool
-	early   []store.Op // events, specs, deletions
+	// locksteps that changed; launches of this turn, which are one call.
+	locksteps map[string]bool
+	launches  []launch
+	early     []store.Op // events, specs, deletions
 	// after are the acts that follow the Commit.
 	after []func()
 	// look are the Apps that the scheduler must look at.
@@ -161,13 +172,13 @@ type batch struct {
 func newBatch(now time.Time) *batch {
 	return &batch{
 		now: now, apps: map[string]bool{}, deploys: map[string]bool{}, tasks: map[string]bool{}, amends: map[string]bool{},
-		idem: map[string]bool{}, look: map[string]bool{},
+		idem: map[string]bool{}, locksteps: map[string]bool{}, look: map[string]bool{},
 	}
 }
 
 // size is about how many records have changed.
 func (b *batch) size() int {
-	return len(b.apps) + len(b.deploys) + len(b.tasks) + len(b.amends) + len(b.idem) + len(b.early)
+	return len(b.apps) + len(b.deploys) + len(b.tasks) + len(b.amends) + len(b.idem) + len(b.locksteps) + len(b.early)
 }
 
 func (b *batch) do(act func()) { b.after = append(b.after, act) }
@@ -192,6 +203,9 @@ func (b *batch) ops(s *state) [][]store.Op {
 	}
 	for _, id := range slices.Sorted(maps.Keys(b.deploys)) {
 		late = append(late, putOrDelete(prefixDeploy+id, s.deploys[id]))
+	}
+	for _, id := range slices.Sorted(maps.Keys(b.locksteps)) {
+		late = append(late, putOrDelete(prefixStep+id, s.locksteps[id]))
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.apps)) {
 		late = append(late, putOrDelete(prefixApp+name, s.apps[name]))

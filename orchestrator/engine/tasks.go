@@ -39,20 +39,42 @@ func (e *Engine) launch(id, app string, rev uint64, instance int, r role, deploy
 	e.sendLaunch(t, sp)
 }
 
+// launch is a task for the framework.
+type launch struct {
+	id   string
+	spec TaskSpec
+}
+
+// sendLaunch asks for the task together with all others of this turn: each call makes the framework look for offers once.
 func (e *Engine) sendLaunch(t *taskRecord, sp spec.Spec) {
-	id, ts := t.TaskID, taskSpec(t, sp)
-	e.batch.do(func() {
-		e.runner.push(func() {
-			ctx, cancel := context.WithTimeout(e.ctx, e.opts.CallTimeout)
-			defer cancel()
-			err := e.ports.Runner.Launch(ctx, []TaskSpec{ts})
-			if err == nil || e.ctx.Err() != nil {
-				return
-			}
-			e.log.Warn("the framework did not take a task", "task", id, "error", err)
-			e.post(func() { e.notTaken(id, err) })
-		})
-	})
+	b := e.batch
+	b.launches = append(b.launches, launch{t.TaskID, taskSpec(t, sp)})
+	if len(b.launches) == 1 {
+		b.do(func() { e.runner.push(func() { e.launchAll(b.launches) }) })
+	}
+}
+
+// launchAll asks for all tasks at once. If the framework takes none, each is asked for by itself, so that one which it cannot
+// run does not stand in the way of the others.
+func (e *Engine) launchAll(launches []launch) {
+	specs := make([]TaskSpec, len(launches))
+	for i, l := range launches {
+		specs[i] = l.spec
+	}
+	ctx, cancel := context.WithTimeout(e.ctx, e.opts.CallTimeout)
+	defer cancel()
+	err := e.ports.Runner.Launch(ctx, specs)
+	switch {
+	case err == nil || e.ctx.Err() != nil:
+	case len(launches) > 1:
+		for i := range launches {
+			e.launchAll(launches[i : i+1])
+		}
+	default:
+		id := launches[0].id
+		e.log.Warn("the framework did not take a task", "task", id, "error", err)
+		e.post(func() { e.notTaken(id, err) })
+	}
 }
 
 // relaunchAfter is when the framework is asked again about a task that it did not take. It is also asked when it

@@ -18,6 +18,7 @@ import (
 // settle ends a turn: everything that follows from what the turn changed.
 func (e *Engine) settle() {
 	e.settleOld()
+	e.gather()
 	for _, name := range slices.Sorted(maps.Keys(e.batch.look)) {
 		if a := e.s.apps[name]; a != nil {
 			e.schedule(a)

@@ -35,49 +35,75 @@ var operators = map[string]struct{ least, most int }{
 
 // Parse reads a Spec from YAML or JSON. With any problem the Spec must not be used. Problems come in order of line.
 func Parse(source []byte) (Spec, []deploy.Problem) {
-	if len(source) > MaxSource {
-		return Spec{}, []deploy.Problem{{Reason: fmt.Sprintf("the Spec has %d bytes: at most %d", len(source), MaxSource)}}
+	specs, problems := parse(source, false)
+	if len(problems) > 0 {
+		return Spec{}, problems
 	}
-	root, problem := document(source)
-	if problem != nil {
-		return Spec{}, []deploy.Problem{*problem}
-	}
-	d := &decoder{at: map[string]*yaml.Node{}}
-	s := d.spec(root)
-	if len(d.problems) == 0 {
-		if n := len(s.Canonical()); n > MaxCanonical {
-			d.problem(root, "", "the Spec has %d bytes in its canonical form: at most %d", n, MaxCanonical)
-		}
-	}
-	if len(d.problems) > 0 {
-		sort.SliceStable(d.problems, func(i, j int) bool {
-			a, b := d.problems[i], d.problems[j]
-			return a.Line < b.Line || a.Line == b.Line && a.Column < b.Column
-		})
-		return Spec{}, d.problems
-	}
-	return s, nil
+	return specs[0], nil
 }
 
-// document reads exactly one YAML document.
-func document(source []byte) (*yaml.Node, *deploy.Problem) {
+// ParseAll reads one Spec or several, each in a YAML document of its own. Without a problem there is at least one. Problems
+// come in order of line, counted from the start of source.
+func ParseAll(source []byte) ([]Spec, []deploy.Problem) { return parse(source, true) }
+
+func parse(source []byte, several bool) ([]Spec, []deploy.Problem) {
+	if len(source) > MaxSource {
+		return nil, []deploy.Problem{{Reason: fmt.Sprintf("the Spec has %d bytes: at most %d", len(source), MaxSource)}}
+	}
+	roots, problem := documents(source, several)
+	if problem != nil {
+		return nil, []deploy.Problem{*problem}
+	}
+	var specs []Spec
+	var problems []deploy.Problem
+	nodes := 0
+	for _, root := range roots {
+		d := &decoder{at: map[string]*yaml.Node{}, nodes: nodes}
+		s := d.spec(root)
+		nodes = d.nodes
+		if len(d.problems) == 0 {
+			if n := len(s.Canonical()); n > MaxCanonical {
+				d.problem(root, "", "the Spec has %d bytes in its canonical form: at most %d", n, MaxCanonical)
+			}
+		}
+		specs, problems = append(specs, s), append(problems, d.problems...)
+	}
+	if len(problems) > 0 {
+		sort.SliceStable(problems, func(i, j int) bool {
+			a, b := problems[i], problems[j]
+			return a.Line < b.Line || a.Line == b.Line && a.Column < b.Column
+		})
+		return nil, problems[:min(len(problems), maxProblems)]
+	}
+	return specs, nil
+}
+
+// documents reads the YAML documents: exactly one, or several. Empty ones between separators do not count.
+func documents(source []byte, several bool) ([]*yaml.Node, *deploy.Problem) {
 	dec := yaml.NewDecoder(strings.NewReader(string(source)))
-	var doc, more yaml.Node
-	switch err := dec.Decode(&doc); {
-	case errors.Is(err, io.EOF):
-		return nil, &deploy.Problem{Line: 1, Column: 1, Reason: "the Spec is empty"}
-	case err != nil:
-		return nil, syntaxProblem(err)
+	var out []*yaml.Node
+	for {
+		var doc yaml.Node
+		switch err := dec.Decode(&doc); {
+		case errors.Is(err, io.EOF):
+			if len(out) == 0 {
+				return nil, &deploy.Problem{Line: 1, Column: 1, Reason: "the Spec is empty"}
+			}
+			return out, nil
+		case err != nil:
+			return nil, syntaxProblem(err)
+		}
+		if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
+			continue
+		}
+		if root := doc.Content[0]; several && root.Kind == yaml.ScalarNode && root.Tag == "!!null" {
+			continue
+		}
+		if len(out) > 0 && !several {
+			return nil, &deploy.Problem{Line: doc.Line, Column: 1, Reason: "one Spec in one file: there is a second document"}
+		}
+		out = append(out, doc.Content[0])
 	}
-	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
-		return nil, &deploy.Problem{Line: 1, Column: 1, Reason: "the Spec is empty"}
-	}
-	if err := dec.Decode(&more); err == nil {
-		return nil, &deploy.Problem{Line: more.Line, Column: 1, Reason: "one Spec in one file: there is a second document"}
-	} else if !errors.Is(err, io.EOF) {
-		return nil, syntaxProblem(err)
-	}
-	return doc.Content[0], nil
 }
 
 // syntaxProblem takes the line out of the library's text: "yaml: line 3: did not find expected key".

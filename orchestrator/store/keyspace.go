@@ -8,7 +8,7 @@ import (
 
 // rebuildable are the first segments of the keys whose records can be made again from what decides, the Hosts and Mesos:
 // the engine's own. Whoever adds a segment here adds how it is rebuilt (package engine, rebuild.go).
-var rebuildable = []string{"app/", "spec/", "deploy/", "event/", "task/", "upkeep/", "idem/"}
+var rebuildable = []string{"app/", "spec/", "deploy/", "event/", "task/", "upkeep/", "idem/", "lockstep/"}
 
 // Decides reports whether the record at key decides: it must never be lost, and with several orchestrators it is kept in
 // Consul. Every key does that is not known to be rebuildable. Keys before the first slash are no segment: "task" decides.

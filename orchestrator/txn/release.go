@@ -40,6 +40,13 @@ func ReleasedOn(h HostReports, app, name string, min *lbagentv1.Version) (releas
 	return true, false
 }
 
+// holdsNothing: the Host was told of the App and never committed it, and its proxy was read since and has nothing of it. So a
+// first transaction that was undone does not have to be swept away before the next one.
+func holdsNothing(r *lbagentv1.SectionReport) bool {
+	e := r.GetEvidence()
+	return r.GetVersion().GetTxn() == 0 && HasRead(e) && len(e.GetUpstreams()) == 0 && len(e.GetRoutes()) == 0
+}
+
 // HasRead says whether the evidence comes from a reading of the running proxy. An agent that has just started reports its
 // journal before it has read anything: that no row is listed then says nothing.
 func HasRead(e *lbagentv1.Evidence) bool { return e.GetProcess().GetWorkerPid() != 0 }
@@ -55,7 +62,7 @@ func Disagreement(h HostReports, app string, committed *lbagentv1.CommittedSecti
 	case committed == nil && report == nil:
 		return ""
 	case committed == nil:
-		if report.GetRemoved() {
+		if report.GetRemoved() || holdsNothing(report) {
 			return "" // A tombstone of something that nobody knows any longer harms nobody.
 		}
 		return "it holds a Section that the group does not"

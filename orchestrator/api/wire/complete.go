@@ -17,6 +17,13 @@ func Complete(v deploy.View) deploy.View {
 		}
 	}
 	v.Hosts = hosts
+	if len(v.Apps) > 0 {
+		apps := make([]deploy.View, len(v.Apps))
+		for i := range v.Apps {
+			apps[i] = Complete(v.Apps[i])
+		}
+		v.Apps = apps
+	}
 	return v
 }
 

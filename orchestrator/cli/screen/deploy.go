@@ -19,6 +19,13 @@ func Header(v deploy.View, s Style) string {
 
 // Move says from which Spec to which: "spec 3 -> 4 (1.4.2)".
 func Move(v deploy.View) string {
+	if len(v.Apps) > 0 {
+		var parts []string
+		for _, d := range v.Apps {
+			parts = append(parts, Clean(d.App)+" "+Move(d))
+		}
+		return strings.Join(parts, ", ")
+	}
 	from, to := "none", "none"
 	if v.FromSpec > 0 {
 		from = fmt.Sprint(v.FromSpec)
@@ -101,6 +108,8 @@ func Waiting(v deploy.View) string {
 				names = append(names, name)
 			}
 		}
+	case deploy.StepGathering:
+		what = "the other Apps of the lock-step to be ready"
 	case deploy.StepPreparing:
 		what, names = "hosts to be ready", hostsWithout(v, deploy.VoteReady, deploy.VoteVerified)
 	case deploy.StepActivating, deploy.StepCommitting:
@@ -191,6 +200,15 @@ func paintVote(vote deploy.Vote, s Style) string {
 
 // Hosts is the table of Hosts: vote, generation, and each upstream as the proxy itself reported it.
 func Hosts(v deploy.View, s Style) []string {
+	if len(v.Apps) > 0 {
+		var out []string
+		for _, d := range v.Apps {
+			if hosts := Hosts(d, s); len(hosts) > 0 {
+				out = append(append(out, s.bold(Clean(d.App))+" ("+Clean(d.DeployID)+")"), hosts...)
+			}
+		}
+		return out
+	}
 	if len(v.Hosts) == 0 {
 		return nil
 	}

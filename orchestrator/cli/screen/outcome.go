@@ -35,7 +35,7 @@ func Outcome(v deploy.View, now time.Time, s Style) []string {
 			out = append(out, HostSummaries(v, s)...)
 		}
 	}
-	out = append(out, "now:  "+Now(v))
+	out = append(out, strings.Split("now:  "+Now(v), "\n")...)
 	return out
 }
 
@@ -48,6 +48,9 @@ func summary(v deploy.View) string {
 	}
 	if v.Generation > 0 {
 		text += fmt.Sprintf(", generation %d", v.Generation)
+	}
+	if len(v.Apps) > 0 {
+		return text
 	}
 	return Clean(v.App) + " " + text
 }
@@ -90,6 +93,13 @@ func culprits(v deploy.View, s Style) []string {
 
 // Now says what is served at this moment, as far as the Deploy's own record proves it.
 func Now(v deploy.View) string {
+	if len(v.Apps) > 0 && v.State != deploy.Stuck {
+		var parts []string
+		for _, d := range v.Apps {
+			parts = append(parts, Now(d))
+		}
+		return strings.Join(parts, "\n      ")
+	}
 	app := Clean(v.App)
 	switch v.State {
 	case deploy.Succeeded:

@@ -136,10 +136,15 @@ func (c *Conductor) loadTxn(ctx context.Context, r store.Record) error {
 		}
 		o.changes = append(o.changes, next)
 	}
-	for _, u := range o.units { // what is tried again when a merged one is taken apart
+	for _, u := range o.units {
+		// What is tried again after this term's undo needs its whole proposal: a unit without its changes would be a decision
+		// about nothing.
+		u.size = 0
 		for _, p := range u.parts {
+			u.size += len(p.record)
 			for _, ch := range partsOf(p, o.changes, func(ch change) txn.SectionKey { return ch.key }) {
 				u.changes = append(u.changes, change{key: ch.key, target: ch.target})
+				u.size += proto.Size(ch.target)
 			}
 		}
 	}

@@ -262,10 +262,11 @@ func TestRestartWhileAMergedTransactionIsUndone(t *testing.T) {
 			t.Errorf("%s is undone for the reason %q", id, s.Reason)
 		}
 	}
-	rec, err := cl.store.List(t.Context(), prefixTxn+jointPrefix, "", 10)
-	if err != nil || len(rec) == 0 {
-		t.Fatalf("no record of a merged transaction: %v", err)
-	}
+	eventually(t, "the cause to be recorded", func() bool {
+		records, err := cl.store.List(t.Context(), prefixTxn+jointPrefix, "", 10)
+		var rec txnRecord
+		return err == nil && len(records) > 0 && decode(records[0].Key, records[0].Value, &rec) == nil && rec.Aborted != nil
+	})
 	cl.restart()
 	cl.up()
 	free()

@@ -241,6 +241,127 @@ func (UpstreamMode) EnumDescriptor() ([]byte, []int) {
 	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{2}
 }
 
+// DriftPolicy is what the Hosts of a Group do about differences that somebody else made.
+type DriftPolicy int32
+
+const (
+	// In a request: no word on it.
+	DriftPolicy_DRIFT_POLICY_UNSPECIFIED DriftPolicy = 0
+	// What is journaled is put in its place again, without taking away the last upstream that serves.
+	DriftPolicy_DRIFT_POLICY_REPAIR DriftPolicy = 1
+	// They are told and left alone. A transaction or an Amendment brings the Section that it names to what it says.
+	DriftPolicy_DRIFT_POLICY_REPORT DriftPolicy = 2
+)
+
+// Enum value maps for DriftPolicy.
+var (
+	DriftPolicy_name = map[int32]string{
+		0: "DRIFT_POLICY_UNSPECIFIED",
+		1: "DRIFT_POLICY_REPAIR",
+		2: "DRIFT_POLICY_REPORT",
+	}
+	DriftPolicy_value = map[string]int32{
+		"DRIFT_POLICY_UNSPECIFIED": 0,
+		"DRIFT_POLICY_REPAIR":      1,
+		"DRIFT_POLICY_REPORT":      2,
+	}
+)
+
+func (x DriftPolicy) Enum() *DriftPolicy {
+	p := new(DriftPolicy)
+	*p = x
+	return p
+}
+
+func (x DriftPolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DriftPolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_cutover_lbagent_v1_host_proto_enumTypes[3].Descriptor()
+}
+
+func (DriftPolicy) Type() protoreflect.EnumType {
+	return &file_cutover_lbagent_v1_host_proto_enumTypes[3]
+}
+
+func (x DriftPolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DriftPolicy.Descriptor instead.
+func (DriftPolicy) EnumDescriptor() ([]byte, []int) {
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{3}
+}
+
+// DriftCause is the likely cause of a difference.
+type DriftCause int32
+
+const (
+	DriftCause_DRIFT_CAUSE_UNSPECIFIED DriftCause = 0
+	// Somebody changed, removed or added a file in the agent's own tree.
+	DriftCause_DRIFT_CAUSE_EDITED_FILE DriftCause = 1
+	// Somebody gave the running proxy a command.
+	DriftCause_DRIFT_CAUSE_FOREIGN_COMMAND DriftCause = 2
+	// The proxy was restarted, reloaded or replaced, and came back with something else.
+	DriftCause_DRIFT_CAUSE_RESTARTED_PROXY DriftCause = 3
+	// The owner's configuration no longer does what the contract asks for, for example include our tree.
+	DriftCause_DRIFT_CAUSE_CHANGED_BASE DriftCause = 4
+	// The proxy or its files hold an App that the Host's journal does not know.
+	DriftCause_DRIFT_CAUSE_UNKNOWN_SECTION DriftCause = 5
+	// What should run cannot be brought into the proxy, or does not stay there.
+	DriftCause_DRIFT_CAUSE_REFUSED DriftCause = 6
+)
+
+// Enum value maps for DriftCause.
+var (
+	DriftCause_name = map[int32]string{
+		0: "DRIFT_CAUSE_UNSPECIFIED",
+		1: "DRIFT_CAUSE_EDITED_FILE",
+		2: "DRIFT_CAUSE_FOREIGN_COMMAND",
+		3: "DRIFT_CAUSE_RESTARTED_PROXY",
+		4: "DRIFT_CAUSE_CHANGED_BASE",
+		5: "DRIFT_CAUSE_UNKNOWN_SECTION",
+		6: "DRIFT_CAUSE_REFUSED",
+	}
+	DriftCause_value = map[string]int32{
+		"DRIFT_CAUSE_UNSPECIFIED":     0,
+		"DRIFT_CAUSE_EDITED_FILE":     1,
+		"DRIFT_CAUSE_FOREIGN_COMMAND": 2,
+		"DRIFT_CAUSE_RESTARTED_PROXY": 3,
+		"DRIFT_CAUSE_CHANGED_BASE":    4,
+		"DRIFT_CAUSE_UNKNOWN_SECTION": 5,
+		"DRIFT_CAUSE_REFUSED":         6,
+	}
+)
+
+func (x DriftCause) Enum() *DriftCause {
+	p := new(DriftCause)
+	*p = x
+	return p
+}
+
+func (x DriftCause) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DriftCause) Descriptor() protoreflect.EnumDescriptor {
+	return file_cutover_lbagent_v1_host_proto_enumTypes[4].Descriptor()
+}
+
+func (DriftCause) Type() protoreflect.EnumType {
+	return &file_cutover_lbagent_v1_host_proto_enumTypes[4]
+}
+
+func (x DriftCause) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DriftCause.Descriptor instead.
+func (DriftCause) EnumDescriptor() ([]byte, []int) {
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{4}
+}
+
 type TxnPhase int32
 
 const (
@@ -294,11 +415,11 @@ func (x TxnPhase) String() string {
 }
 
 func (TxnPhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_cutover_lbagent_v1_host_proto_enumTypes[3].Descriptor()
+	return file_cutover_lbagent_v1_host_proto_enumTypes[5].Descriptor()
 }
 
 func (TxnPhase) Type() protoreflect.EnumType {
-	return &file_cutover_lbagent_v1_host_proto_enumTypes[3]
+	return &file_cutover_lbagent_v1_host_proto_enumTypes[5]
 }
 
 func (x TxnPhase) Number() protoreflect.EnumNumber {
@@ -307,7 +428,7 @@ func (x TxnPhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TxnPhase.Descriptor instead.
 func (TxnPhase) EnumDescriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{3}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{5}
 }
 
 // Fence is checked first, once, for every message (invariant FENCE).
@@ -2678,7 +2799,9 @@ func (x *Synced) GetOpen() []string {
 type ShowRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: every Section.
-	Apps          []string `protobuf:"bytes,1,rep,name=apps,proto3" json:"apps,omitempty"`
+	Apps []string `protobuf:"bytes,1,rep,name=apps,proto3" json:"apps,omitempty"`
+	// Look at everything and tell the differences alone: no Sections, and apps is not used.
+	Drift         bool `protobuf:"varint,2,opt,name=drift,proto3" json:"drift,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2720,10 +2843,23 @@ func (x *ShowRequest) GetApps() []string {
 	return nil
 }
 
+func (x *ShowRequest) GetDrift() bool {
+	if x != nil {
+		return x.Drift
+	}
+	return false
+}
+
 type ShowResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Host          *HostState             `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	Sections      []*SectionShow         `protobuf:"bytes,2,rep,name=sections,proto3" json:"sections,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Host     *HostState             `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Sections []*SectionShow         `protobuf:"bytes,2,rep,name=sections,proto3" json:"sections,omitempty"`
+	// Every difference that stands, with its whole diff, bounded; left_out counts those that did not fit.
+	Drifts  []*Drift `protobuf:"bytes,3,rep,name=drifts,proto3" json:"drifts,omitempty"`
+	LeftOut uint32   `protobuf:"varint,4,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
+	// The last differences that were put right, oldest first.
+	Repaired      []*Drift    `protobuf:"bytes,5,rep,name=repaired,proto3" json:"repaired,omitempty"`
+	Policy        DriftPolicy `protobuf:"varint,6,opt,name=policy,proto3,enum=cutover.lbagent.v1.DriftPolicy" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2772,6 +2908,150 @@ func (x *ShowResponse) GetSections() []*SectionShow {
 	return nil
 }
 
+func (x *ShowResponse) GetDrifts() []*Drift {
+	if x != nil {
+		return x.Drifts
+	}
+	return nil
+}
+
+func (x *ShowResponse) GetLeftOut() uint32 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
+}
+
+func (x *ShowResponse) GetRepaired() []*Drift {
+	if x != nil {
+		return x.Repaired
+	}
+	return nil
+}
+
+func (x *ShowResponse) GetPolicy() DriftPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return DriftPolicy_DRIFT_POLICY_UNSPECIFIED
+}
+
+// Drift is a difference between what is committed, on disk and running that no message explains. An open transaction, an
+// upstream that drains and a removed server that is only remembered are none.
+type Drift struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: of what all Apps share, or of nobody.
+	App   string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	Cause DriftCause             `protobuf:"varint,2,opt,name=cause,proto3,enum=cutover.lbagent.v1.DriftCause" json:"cause,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	// The file, or the part of the running proxy.
+	Place   string `protobuf:"bytes,4,opt,name=place,proto3" json:"place,omitempty"`
+	Summary string `protobuf:"bytes,5,opt,name=summary,proto3" json:"summary,omitempty"`
+	// Lines with "-" for what should be and "+" for what is; a unified diff for files. May be cut at its end.
+	Diff string `protobuf:"bytes,6,opt,name=diff,proto3" json:"diff,omitempty"`
+	// The policy leaves it alone.
+	Left bool `protobuf:"varint,7,opt,name=left,proto3" json:"left,omitempty"`
+	// Only the owner can put it right.
+	Manual bool `protobuf:"varint,8,opt,name=manual,proto3" json:"manual,omitempty"`
+	// When it was put right; unset while it stands.
+	RepairedAt    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=repaired_at,json=repairedAt,proto3" json:"repaired_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drift) Reset() {
+	*x = Drift{}
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drift) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drift) ProtoMessage() {}
+
+func (x *Drift) ProtoReflect() protoreflect.Message {
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drift.ProtoReflect.Descriptor instead.
+func (*Drift) Descriptor() ([]byte, []int) {
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Drift) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *Drift) GetCause() DriftCause {
+	if x != nil {
+		return x.Cause
+	}
+	return DriftCause_DRIFT_CAUSE_UNSPECIFIED
+}
+
+func (x *Drift) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Drift) GetPlace() string {
+	if x != nil {
+		return x.Place
+	}
+	return ""
+}
+
+func (x *Drift) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *Drift) GetDiff() string {
+	if x != nil {
+		return x.Diff
+	}
+	return ""
+}
+
+func (x *Drift) GetLeft() bool {
+	if x != nil {
+		return x.Left
+	}
+	return false
+}
+
+func (x *Drift) GetManual() bool {
+	if x != nil {
+		return x.Manual
+	}
+	return false
+}
+
+func (x *Drift) GetRepairedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RepairedAt
+	}
+	return nil
+}
+
 type SectionShow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	App   string                 `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
@@ -2788,7 +3068,7 @@ type SectionShow struct {
 
 func (x *SectionShow) Reset() {
 	*x = SectionShow{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[35]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2800,7 +3080,7 @@ func (x *SectionShow) String() string {
 func (*SectionShow) ProtoMessage() {}
 
 func (x *SectionShow) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[35]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2813,7 +3093,7 @@ func (x *SectionShow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionShow.ProtoReflect.Descriptor instead.
 func (*SectionShow) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{35}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SectionShow) GetApp() string {
@@ -2852,15 +3132,17 @@ func (x *SectionShow) GetDifference() string {
 }
 
 type WatchRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Fence         *Fence                 `protobuf:"bytes,1,opt,name=fence,proto3" json:"fence,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Fence *Fence                 `protobuf:"bytes,1,opt,name=fence,proto3" json:"fence,omitempty"`
+	// The Group's policy; the Host keeps it until it is told another.
+	Drift         DriftPolicy `protobuf:"varint,2,opt,name=drift,proto3,enum=cutover.lbagent.v1.DriftPolicy" json:"drift,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[36]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2872,7 +3154,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[36]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2885,7 +3167,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{36}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WatchRequest) GetFence() *Fence {
@@ -2893,6 +3175,13 @@ func (x *WatchRequest) GetFence() *Fence {
 		return x.Fence
 	}
 	return nil
+}
+
+func (x *WatchRequest) GetDrift() DriftPolicy {
+	if x != nil {
+		return x.Drift
+	}
+	return DriftPolicy_DRIFT_POLICY_UNSPECIFIED
 }
 
 type OpenTxn struct {
@@ -2910,7 +3199,7 @@ type OpenTxn struct {
 
 func (x *OpenTxn) Reset() {
 	*x = OpenTxn{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[37]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2922,7 +3211,7 @@ func (x *OpenTxn) String() string {
 func (*OpenTxn) ProtoMessage() {}
 
 func (x *OpenTxn) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[37]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2935,7 +3224,7 @@ func (x *OpenTxn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenTxn.ProtoReflect.Descriptor instead.
 func (*OpenTxn) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{37}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *OpenTxn) GetTxnId() string {
@@ -2988,15 +3277,17 @@ type SectionReport struct {
 	// Set while a transaction is open on the Section here.
 	Open *OpenTxn `protobuf:"bytes,3,opt,name=open,proto3" json:"open,omitempty"`
 	// The last reading of the running proxy, draining upstreams included.
-	Evidence      *Evidence `protobuf:"bytes,4,opt,name=evidence,proto3" json:"evidence,omitempty"`
-	Removed       bool      `protobuf:"varint,5,opt,name=removed,proto3" json:"removed,omitempty"`
+	Evidence *Evidence `protobuf:"bytes,4,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	Removed  bool      `protobuf:"varint,5,opt,name=removed,proto3" json:"removed,omitempty"`
+	// Differences that stand, their diffs cut short.
+	Drifts        []*Drift `protobuf:"bytes,6,rep,name=drifts,proto3" json:"drifts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SectionReport) Reset() {
 	*x = SectionReport{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[38]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3008,7 +3299,7 @@ func (x *SectionReport) String() string {
 func (*SectionReport) ProtoMessage() {}
 
 func (x *SectionReport) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[38]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3021,7 +3312,7 @@ func (x *SectionReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionReport.ProtoReflect.Descriptor instead.
 func (*SectionReport) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{38}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SectionReport) GetApp() string {
@@ -3059,6 +3350,13 @@ func (x *SectionReport) GetRemoved() bool {
 	return false
 }
 
+func (x *SectionReport) GetDrifts() []*Drift {
+	if x != nil {
+		return x.Drifts
+	}
+	return nil
+}
+
 type HostState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3074,15 +3372,17 @@ type HostState struct {
 	// Why this Host cannot take changes now; empty if it can.
 	Problems []string `protobuf:"bytes,9,rep,name=problems,proto3" json:"problems,omitempty"`
 	// Limits of this proxy's version that its owner should know.
-	Limits        []string `protobuf:"bytes,10,rep,name=limits,proto3" json:"limits,omitempty"`
-	AgentVersion  string   `protobuf:"bytes,11,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
+	Limits       []string `protobuf:"bytes,10,rep,name=limits,proto3" json:"limits,omitempty"`
+	AgentVersion string   `protobuf:"bytes,11,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
+	// Differences that stand and are of no App, their diffs cut short; bounded.
+	Drifts        []*Drift `protobuf:"bytes,12,rep,name=drifts,proto3" json:"drifts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostState) Reset() {
 	*x = HostState{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[39]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3394,7 @@ func (x *HostState) String() string {
 func (*HostState) ProtoMessage() {}
 
 func (x *HostState) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[39]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3107,7 +3407,7 @@ func (x *HostState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostState.ProtoReflect.Descriptor instead.
 func (*HostState) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{39}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *HostState) GetName() string {
@@ -3187,6 +3487,13 @@ func (x *HostState) GetAgentVersion() string {
 	return ""
 }
 
+func (x *HostState) GetDrifts() []*Drift {
+	if x != nil {
+		return x.Drifts
+	}
+	return nil
+}
+
 type WatchResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Host     *HostState             `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -3200,7 +3507,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[40]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3212,7 +3519,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[40]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3225,7 +3532,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{40}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WatchResponse) GetHost() *HostState {
@@ -3270,7 +3577,7 @@ type VerifyResponse_Answer struct {
 
 func (x *VerifyResponse_Answer) Reset() {
 	*x = VerifyResponse_Answer{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[41]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3282,7 +3589,7 @@ func (x *VerifyResponse_Answer) String() string {
 func (*VerifyResponse_Answer) ProtoMessage() {}
 
 func (x *VerifyResponse_Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[41]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3523,12 +3830,28 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x06Synced\x128\n" +
 	"\bevidence\x18\x01 \x03(\v2\x1c.cutover.lbagent.v1.EvidenceR\bevidence\x12\x18\n" +
 	"\adeleted\x18\x02 \x03(\tR\adeleted\x12\x12\n" +
-	"\x04open\x18\x03 \x03(\tR\x04open\"!\n" +
+	"\x04open\x18\x03 \x03(\tR\x04open\"7\n" +
 	"\vShowRequest\x12\x12\n" +
-	"\x04apps\x18\x01 \x03(\tR\x04apps\"~\n" +
+	"\x04apps\x18\x01 \x03(\tR\x04apps\x12\x14\n" +
+	"\x05drift\x18\x02 \x01(\bR\x05drift\"\xbc\x02\n" +
 	"\fShowResponse\x121\n" +
 	"\x04host\x18\x01 \x01(\v2\x1d.cutover.lbagent.v1.HostStateR\x04host\x12;\n" +
-	"\bsections\x18\x02 \x03(\v2\x1f.cutover.lbagent.v1.SectionShowR\bsections\"\xd3\x01\n" +
+	"\bsections\x18\x02 \x03(\v2\x1f.cutover.lbagent.v1.SectionShowR\bsections\x121\n" +
+	"\x06drifts\x18\x03 \x03(\v2\x19.cutover.lbagent.v1.DriftR\x06drifts\x12\x19\n" +
+	"\bleft_out\x18\x04 \x01(\rR\aleftOut\x125\n" +
+	"\brepaired\x18\x05 \x03(\v2\x19.cutover.lbagent.v1.DriftR\brepaired\x127\n" +
+	"\x06policy\x18\x06 \x01(\x0e2\x1f.cutover.lbagent.v1.DriftPolicyR\x06policy\"\xae\x02\n" +
+	"\x05Drift\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\tR\x03app\x124\n" +
+	"\x05cause\x18\x02 \x01(\x0e2\x1e.cutover.lbagent.v1.DriftCauseR\x05cause\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
+	"\x05place\x18\x04 \x01(\tR\x05place\x12\x18\n" +
+	"\asummary\x18\x05 \x01(\tR\asummary\x12\x12\n" +
+	"\x04diff\x18\x06 \x01(\tR\x04diff\x12\x12\n" +
+	"\x04left\x18\a \x01(\bR\x04left\x12\x16\n" +
+	"\x06manual\x18\b \x01(\bR\x06manual\x12;\n" +
+	"\vrepaired_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"repairedAt\"\xd3\x01\n" +
 	"\vSectionShow\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12B\n" +
 	"\tcommitted\x18\x02 \x01(\v2$.cutover.lbagent.v1.CommittedSectionR\tcommitted\x126\n" +
@@ -3536,22 +3859,24 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x06agrees\x18\x04 \x01(\bR\x06agrees\x12\x1e\n" +
 	"\n" +
 	"difference\x18\x05 \x01(\tR\n" +
-	"difference\"?\n" +
+	"difference\"v\n" +
 	"\fWatchRequest\x12/\n" +
-	"\x05fence\x18\x01 \x01(\v2\x19.cutover.lbagent.v1.FenceR\x05fence\"\xd1\x01\n" +
+	"\x05fence\x18\x01 \x01(\v2\x19.cutover.lbagent.v1.FenceR\x05fence\x125\n" +
+	"\x05drift\x18\x02 \x01(\x0e2\x1f.cutover.lbagent.v1.DriftPolicyR\x05drift\"\xd1\x01\n" +
 	"\aOpenTxn\x12\x15\n" +
 	"\x06txn_id\x18\x01 \x01(\tR\x05txnId\x12\x14\n" +
 	"\x05order\x18\x02 \x01(\x04R\x05order\x122\n" +
 	"\x05phase\x18\x03 \x01(\x0e2\x1c.cutover.lbagent.v1.TxnPhaseR\x05phase\x12\x1a\n" +
 	"\bfallback\x18\x04 \x01(\bR\bfallback\x125\n" +
 	"\arefusal\x18\x05 \x01(\v2\x1b.cutover.lbagent.v1.RefusalR\arefusal\x12\x12\n" +
-	"\x04apps\x18\x06 \x03(\tR\x04apps\"\xdd\x01\n" +
+	"\x04apps\x18\x06 \x03(\tR\x04apps\"\x90\x02\n" +
 	"\rSectionReport\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x125\n" +
 	"\aversion\x18\x02 \x01(\v2\x1b.cutover.lbagent.v1.VersionR\aversion\x12/\n" +
 	"\x04open\x18\x03 \x01(\v2\x1b.cutover.lbagent.v1.OpenTxnR\x04open\x128\n" +
 	"\bevidence\x18\x04 \x01(\v2\x1c.cutover.lbagent.v1.EvidenceR\bevidence\x12\x18\n" +
-	"\aremoved\x18\x05 \x01(\bR\aremoved\"\xd5\x02\n" +
+	"\aremoved\x18\x05 \x01(\bR\aremoved\x121\n" +
+	"\x06drifts\x18\x06 \x03(\v2\x19.cutover.lbagent.v1.DriftR\x06drifts\"\x88\x03\n" +
 	"\tHostState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
@@ -3564,7 +3889,8 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\bproblems\x18\t \x03(\tR\bproblems\x12\x16\n" +
 	"\x06limits\x18\n" +
 	" \x03(\tR\x06limits\x12#\n" +
-	"\ragent_version\x18\v \x01(\tR\fagentVersion\"\xd2\x01\n" +
+	"\ragent_version\x18\v \x01(\tR\fagentVersion\x121\n" +
+	"\x06drifts\x18\f \x03(\v2\x19.cutover.lbagent.v1.DriftR\x06drifts\"\xd2\x01\n" +
 	"\rWatchResponse\x121\n" +
 	"\x04host\x18\x01 \x01(\v2\x1d.cutover.lbagent.v1.HostStateR\x04host\x12=\n" +
 	"\bsections\x18\x02 \x03(\v2!.cutover.lbagent.v1.SectionReportR\bsections\x12\x1a\n" +
@@ -3599,7 +3925,20 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x19UPSTREAM_MODE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12UPSTREAM_MODE_WARM\x10\x01\x12\x19\n" +
 	"\x15UPSTREAM_MODE_SERVING\x10\x02\x12\x1a\n" +
-	"\x16UPSTREAM_MODE_DRAINING\x10\x03*\xe8\x01\n" +
+	"\x16UPSTREAM_MODE_DRAINING\x10\x03*]\n" +
+	"\vDriftPolicy\x12\x1c\n" +
+	"\x18DRIFT_POLICY_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13DRIFT_POLICY_REPAIR\x10\x01\x12\x17\n" +
+	"\x13DRIFT_POLICY_REPORT\x10\x02*\xe0\x01\n" +
+	"\n" +
+	"DriftCause\x12\x1b\n" +
+	"\x17DRIFT_CAUSE_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17DRIFT_CAUSE_EDITED_FILE\x10\x01\x12\x1f\n" +
+	"\x1bDRIFT_CAUSE_FOREIGN_COMMAND\x10\x02\x12\x1f\n" +
+	"\x1bDRIFT_CAUSE_RESTARTED_PROXY\x10\x03\x12\x1c\n" +
+	"\x18DRIFT_CAUSE_CHANGED_BASE\x10\x04\x12\x1f\n" +
+	"\x1bDRIFT_CAUSE_UNKNOWN_SECTION\x10\x05\x12\x17\n" +
+	"\x13DRIFT_CAUSE_REFUSED\x10\x06*\xe8\x01\n" +
 	"\bTxnPhase\x12\x19\n" +
 	"\x15TXN_PHASE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13TXN_PHASE_PREPARING\x10\x01\x12\x13\n" +
@@ -3633,156 +3972,168 @@ func file_cutover_lbagent_v1_host_proto_rawDescGZIP() []byte {
 	return file_cutover_lbagent_v1_host_proto_rawDescData
 }
 
-var file_cutover_lbagent_v1_host_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_cutover_lbagent_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_cutover_lbagent_v1_host_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_cutover_lbagent_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_cutover_lbagent_v1_host_proto_goTypes = []any{
 	(HealthKind)(0),               // 0: cutover.lbagent.v1.HealthKind
 	(RefusalReason)(0),            // 1: cutover.lbagent.v1.RefusalReason
 	(UpstreamMode)(0),             // 2: cutover.lbagent.v1.UpstreamMode
-	(TxnPhase)(0),                 // 3: cutover.lbagent.v1.TxnPhase
-	(*Fence)(nil),                 // 4: cutover.lbagent.v1.Fence
-	(*Version)(nil),               // 5: cutover.lbagent.v1.Version
-	(*Health)(nil),                // 6: cutover.lbagent.v1.Health
-	(*Upstream)(nil),              // 7: cutover.lbagent.v1.Upstream
-	(*Route)(nil),                 // 8: cutover.lbagent.v1.Route
-	(*Section)(nil),               // 9: cutover.lbagent.v1.Section
-	(*Change)(nil),                // 10: cutover.lbagent.v1.Change
-	(*Origin)(nil),                // 11: cutover.lbagent.v1.Origin
-	(*Refusal)(nil),               // 12: cutover.lbagent.v1.Refusal
-	(*UpstreamStatus)(nil),        // 13: cutover.lbagent.v1.UpstreamStatus
-	(*Process)(nil),               // 14: cutover.lbagent.v1.Process
-	(*Evidence)(nil),              // 15: cutover.lbagent.v1.Evidence
-	(*PrepareRequest)(nil),        // 16: cutover.lbagent.v1.PrepareRequest
-	(*PrepareResponse)(nil),       // 17: cutover.lbagent.v1.PrepareResponse
-	(*Ready)(nil),                 // 18: cutover.lbagent.v1.Ready
-	(*ActivateRequest)(nil),       // 19: cutover.lbagent.v1.ActivateRequest
-	(*ActivateResponse)(nil),      // 20: cutover.lbagent.v1.ActivateResponse
-	(*Verified)(nil),              // 21: cutover.lbagent.v1.Verified
-	(*VerifyRequest)(nil),         // 22: cutover.lbagent.v1.VerifyRequest
-	(*VerifyResponse)(nil),        // 23: cutover.lbagent.v1.VerifyResponse
-	(*CommitRequest)(nil),         // 24: cutover.lbagent.v1.CommitRequest
-	(*CommitResponse)(nil),        // 25: cutover.lbagent.v1.CommitResponse
-	(*Committed)(nil),             // 26: cutover.lbagent.v1.Committed
-	(*AbortRequest)(nil),          // 27: cutover.lbagent.v1.AbortRequest
-	(*AbortResponse)(nil),         // 28: cutover.lbagent.v1.AbortResponse
-	(*Aborted)(nil),               // 29: cutover.lbagent.v1.Aborted
-	(*AmendRequest)(nil),          // 30: cutover.lbagent.v1.AmendRequest
-	(*AmendResponse)(nil),         // 31: cutover.lbagent.v1.AmendResponse
-	(*Amended)(nil),               // 32: cutover.lbagent.v1.Amended
-	(*CommittedSection)(nil),      // 33: cutover.lbagent.v1.CommittedSection
-	(*SyncRequest)(nil),           // 34: cutover.lbagent.v1.SyncRequest
-	(*SyncResponse)(nil),          // 35: cutover.lbagent.v1.SyncResponse
-	(*Synced)(nil),                // 36: cutover.lbagent.v1.Synced
-	(*ShowRequest)(nil),           // 37: cutover.lbagent.v1.ShowRequest
-	(*ShowResponse)(nil),          // 38: cutover.lbagent.v1.ShowResponse
-	(*SectionShow)(nil),           // 39: cutover.lbagent.v1.SectionShow
-	(*WatchRequest)(nil),          // 40: cutover.lbagent.v1.WatchRequest
-	(*OpenTxn)(nil),               // 41: cutover.lbagent.v1.OpenTxn
-	(*SectionReport)(nil),         // 42: cutover.lbagent.v1.SectionReport
-	(*HostState)(nil),             // 43: cutover.lbagent.v1.HostState
-	(*WatchResponse)(nil),         // 44: cutover.lbagent.v1.WatchResponse
-	(*VerifyResponse_Answer)(nil), // 45: cutover.lbagent.v1.VerifyResponse.Answer
-	(*durationpb.Duration)(nil),   // 46: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
+	(DriftPolicy)(0),              // 3: cutover.lbagent.v1.DriftPolicy
+	(DriftCause)(0),               // 4: cutover.lbagent.v1.DriftCause
+	(TxnPhase)(0),                 // 5: cutover.lbagent.v1.TxnPhase
+	(*Fence)(nil),                 // 6: cutover.lbagent.v1.Fence
+	(*Version)(nil),               // 7: cutover.lbagent.v1.Version
+	(*Health)(nil),                // 8: cutover.lbagent.v1.Health
+	(*Upstream)(nil),              // 9: cutover.lbagent.v1.Upstream
+	(*Route)(nil),                 // 10: cutover.lbagent.v1.Route
+	(*Section)(nil),               // 11: cutover.lbagent.v1.Section
+	(*Change)(nil),                // 12: cutover.lbagent.v1.Change
+	(*Origin)(nil),                // 13: cutover.lbagent.v1.Origin
+	(*Refusal)(nil),               // 14: cutover.lbagent.v1.Refusal
+	(*UpstreamStatus)(nil),        // 15: cutover.lbagent.v1.UpstreamStatus
+	(*Process)(nil),               // 16: cutover.lbagent.v1.Process
+	(*Evidence)(nil),              // 17: cutover.lbagent.v1.Evidence
+	(*PrepareRequest)(nil),        // 18: cutover.lbagent.v1.PrepareRequest
+	(*PrepareResponse)(nil),       // 19: cutover.lbagent.v1.PrepareResponse
+	(*Ready)(nil),                 // 20: cutover.lbagent.v1.Ready
+	(*ActivateRequest)(nil),       // 21: cutover.lbagent.v1.ActivateRequest
+	(*ActivateResponse)(nil),      // 22: cutover.lbagent.v1.ActivateResponse
+	(*Verified)(nil),              // 23: cutover.lbagent.v1.Verified
+	(*VerifyRequest)(nil),         // 24: cutover.lbagent.v1.VerifyRequest
+	(*VerifyResponse)(nil),        // 25: cutover.lbagent.v1.VerifyResponse
+	(*CommitRequest)(nil),         // 26: cutover.lbagent.v1.CommitRequest
+	(*CommitResponse)(nil),        // 27: cutover.lbagent.v1.CommitResponse
+	(*Committed)(nil),             // 28: cutover.lbagent.v1.Committed
+	(*AbortRequest)(nil),          // 29: cutover.lbagent.v1.AbortRequest
+	(*AbortResponse)(nil),         // 30: cutover.lbagent.v1.AbortResponse
+	(*Aborted)(nil),               // 31: cutover.lbagent.v1.Aborted
+	(*AmendRequest)(nil),          // 32: cutover.lbagent.v1.AmendRequest
+	(*AmendResponse)(nil),         // 33: cutover.lbagent.v1.AmendResponse
+	(*Amended)(nil),               // 34: cutover.lbagent.v1.Amended
+	(*CommittedSection)(nil),      // 35: cutover.lbagent.v1.CommittedSection
+	(*SyncRequest)(nil),           // 36: cutover.lbagent.v1.SyncRequest
+	(*SyncResponse)(nil),          // 37: cutover.lbagent.v1.SyncResponse
+	(*Synced)(nil),                // 38: cutover.lbagent.v1.Synced
+	(*ShowRequest)(nil),           // 39: cutover.lbagent.v1.ShowRequest
+	(*ShowResponse)(nil),          // 40: cutover.lbagent.v1.ShowResponse
+	(*Drift)(nil),                 // 41: cutover.lbagent.v1.Drift
+	(*SectionShow)(nil),           // 42: cutover.lbagent.v1.SectionShow
+	(*WatchRequest)(nil),          // 43: cutover.lbagent.v1.WatchRequest
+	(*OpenTxn)(nil),               // 44: cutover.lbagent.v1.OpenTxn
+	(*SectionReport)(nil),         // 45: cutover.lbagent.v1.SectionReport
+	(*HostState)(nil),             // 46: cutover.lbagent.v1.HostState
+	(*WatchResponse)(nil),         // 47: cutover.lbagent.v1.WatchResponse
+	(*VerifyResponse_Answer)(nil), // 48: cutover.lbagent.v1.VerifyResponse.Answer
+	(*durationpb.Duration)(nil),   // 49: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
 }
 var file_cutover_lbagent_v1_host_proto_depIdxs = []int32{
 	0,  // 0: cutover.lbagent.v1.Health.kind:type_name -> cutover.lbagent.v1.HealthKind
-	46, // 1: cutover.lbagent.v1.Health.interval:type_name -> google.protobuf.Duration
-	46, // 2: cutover.lbagent.v1.Health.timeout:type_name -> google.protobuf.Duration
-	6,  // 3: cutover.lbagent.v1.Upstream.health:type_name -> cutover.lbagent.v1.Health
-	8,  // 4: cutover.lbagent.v1.Section.routes:type_name -> cutover.lbagent.v1.Route
-	7,  // 5: cutover.lbagent.v1.Section.upstreams:type_name -> cutover.lbagent.v1.Upstream
-	46, // 6: cutover.lbagent.v1.Section.drain:type_name -> google.protobuf.Duration
-	5,  // 7: cutover.lbagent.v1.Change.base:type_name -> cutover.lbagent.v1.Version
-	9,  // 8: cutover.lbagent.v1.Change.target:type_name -> cutover.lbagent.v1.Section
+	49, // 1: cutover.lbagent.v1.Health.interval:type_name -> google.protobuf.Duration
+	49, // 2: cutover.lbagent.v1.Health.timeout:type_name -> google.protobuf.Duration
+	8,  // 3: cutover.lbagent.v1.Upstream.health:type_name -> cutover.lbagent.v1.Health
+	10, // 4: cutover.lbagent.v1.Section.routes:type_name -> cutover.lbagent.v1.Route
+	9,  // 5: cutover.lbagent.v1.Section.upstreams:type_name -> cutover.lbagent.v1.Upstream
+	49, // 6: cutover.lbagent.v1.Section.drain:type_name -> google.protobuf.Duration
+	7,  // 7: cutover.lbagent.v1.Change.base:type_name -> cutover.lbagent.v1.Version
+	11, // 8: cutover.lbagent.v1.Change.target:type_name -> cutover.lbagent.v1.Section
 	1,  // 9: cutover.lbagent.v1.Refusal.reason:type_name -> cutover.lbagent.v1.RefusalReason
 	2,  // 10: cutover.lbagent.v1.UpstreamStatus.mode:type_name -> cutover.lbagent.v1.UpstreamMode
-	47, // 11: cutover.lbagent.v1.Process.started_at:type_name -> google.protobuf.Timestamp
-	14, // 12: cutover.lbagent.v1.Evidence.process:type_name -> cutover.lbagent.v1.Process
-	47, // 13: cutover.lbagent.v1.Evidence.read_at:type_name -> google.protobuf.Timestamp
-	5,  // 14: cutover.lbagent.v1.Evidence.version:type_name -> cutover.lbagent.v1.Version
-	8,  // 15: cutover.lbagent.v1.Evidence.routes:type_name -> cutover.lbagent.v1.Route
-	13, // 16: cutover.lbagent.v1.Evidence.upstreams:type_name -> cutover.lbagent.v1.UpstreamStatus
-	4,  // 17: cutover.lbagent.v1.PrepareRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	10, // 18: cutover.lbagent.v1.PrepareRequest.changes:type_name -> cutover.lbagent.v1.Change
-	11, // 19: cutover.lbagent.v1.PrepareRequest.origin:type_name -> cutover.lbagent.v1.Origin
-	46, // 20: cutover.lbagent.v1.PrepareRequest.deadline:type_name -> google.protobuf.Duration
-	18, // 21: cutover.lbagent.v1.PrepareResponse.ready:type_name -> cutover.lbagent.v1.Ready
-	12, // 22: cutover.lbagent.v1.PrepareResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
-	15, // 23: cutover.lbagent.v1.Ready.evidence:type_name -> cutover.lbagent.v1.Evidence
-	4,  // 24: cutover.lbagent.v1.ActivateRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	46, // 25: cutover.lbagent.v1.ActivateRequest.deadline:type_name -> google.protobuf.Duration
-	21, // 26: cutover.lbagent.v1.ActivateResponse.verified:type_name -> cutover.lbagent.v1.Verified
-	12, // 27: cutover.lbagent.v1.ActivateResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
-	15, // 28: cutover.lbagent.v1.ActivateResponse.failed_evidence:type_name -> cutover.lbagent.v1.Evidence
-	15, // 29: cutover.lbagent.v1.Verified.evidence:type_name -> cutover.lbagent.v1.Evidence
-	4,  // 30: cutover.lbagent.v1.VerifyRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	45, // 31: cutover.lbagent.v1.VerifyResponse.answers:type_name -> cutover.lbagent.v1.VerifyResponse.Answer
-	4,  // 32: cutover.lbagent.v1.CommitRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	26, // 33: cutover.lbagent.v1.CommitResponse.committed:type_name -> cutover.lbagent.v1.Committed
-	12, // 34: cutover.lbagent.v1.CommitResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
-	15, // 35: cutover.lbagent.v1.Committed.evidence:type_name -> cutover.lbagent.v1.Evidence
-	4,  // 36: cutover.lbagent.v1.AbortRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	9,  // 37: cutover.lbagent.v1.AbortRequest.replacements:type_name -> cutover.lbagent.v1.Section
-	11, // 38: cutover.lbagent.v1.AbortRequest.origin:type_name -> cutover.lbagent.v1.Origin
-	29, // 39: cutover.lbagent.v1.AbortResponse.aborted:type_name -> cutover.lbagent.v1.Aborted
-	12, // 40: cutover.lbagent.v1.AbortResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
-	15, // 41: cutover.lbagent.v1.Aborted.evidence:type_name -> cutover.lbagent.v1.Evidence
-	4,  // 42: cutover.lbagent.v1.AmendRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	5,  // 43: cutover.lbagent.v1.AmendRequest.base:type_name -> cutover.lbagent.v1.Version
-	7,  // 44: cutover.lbagent.v1.AmendRequest.insert:type_name -> cutover.lbagent.v1.Upstream
-	11, // 45: cutover.lbagent.v1.AmendRequest.origin:type_name -> cutover.lbagent.v1.Origin
-	46, // 46: cutover.lbagent.v1.AmendRequest.deadline:type_name -> google.protobuf.Duration
-	32, // 47: cutover.lbagent.v1.AmendResponse.amended:type_name -> cutover.lbagent.v1.Amended
-	12, // 48: cutover.lbagent.v1.AmendResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
-	15, // 49: cutover.lbagent.v1.Amended.evidence:type_name -> cutover.lbagent.v1.Evidence
-	9,  // 50: cutover.lbagent.v1.CommittedSection.section:type_name -> cutover.lbagent.v1.Section
-	5,  // 51: cutover.lbagent.v1.CommittedSection.version:type_name -> cutover.lbagent.v1.Version
-	4,  // 52: cutover.lbagent.v1.SyncRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	33, // 53: cutover.lbagent.v1.SyncRequest.sections:type_name -> cutover.lbagent.v1.CommittedSection
-	11, // 54: cutover.lbagent.v1.SyncRequest.origin:type_name -> cutover.lbagent.v1.Origin
-	36, // 55: cutover.lbagent.v1.SyncResponse.synced:type_name -> cutover.lbagent.v1.Synced
-	12, // 56: cutover.lbagent.v1.SyncResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
-	15, // 57: cutover.lbagent.v1.Synced.evidence:type_name -> cutover.lbagent.v1.Evidence
-	43, // 58: cutover.lbagent.v1.ShowResponse.host:type_name -> cutover.lbagent.v1.HostState
-	39, // 59: cutover.lbagent.v1.ShowResponse.sections:type_name -> cutover.lbagent.v1.SectionShow
-	33, // 60: cutover.lbagent.v1.SectionShow.committed:type_name -> cutover.lbagent.v1.CommittedSection
-	15, // 61: cutover.lbagent.v1.SectionShow.running:type_name -> cutover.lbagent.v1.Evidence
-	4,  // 62: cutover.lbagent.v1.WatchRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	3,  // 63: cutover.lbagent.v1.OpenTxn.phase:type_name -> cutover.lbagent.v1.TxnPhase
-	12, // 64: cutover.lbagent.v1.OpenTxn.refusal:type_name -> cutover.lbagent.v1.Refusal
-	5,  // 65: cutover.lbagent.v1.SectionReport.version:type_name -> cutover.lbagent.v1.Version
-	41, // 66: cutover.lbagent.v1.SectionReport.open:type_name -> cutover.lbagent.v1.OpenTxn
-	15, // 67: cutover.lbagent.v1.SectionReport.evidence:type_name -> cutover.lbagent.v1.Evidence
-	14, // 68: cutover.lbagent.v1.HostState.process:type_name -> cutover.lbagent.v1.Process
-	43, // 69: cutover.lbagent.v1.WatchResponse.host:type_name -> cutover.lbagent.v1.HostState
-	42, // 70: cutover.lbagent.v1.WatchResponse.sections:type_name -> cutover.lbagent.v1.SectionReport
-	47, // 71: cutover.lbagent.v1.WatchResponse.sent_at:type_name -> google.protobuf.Timestamp
-	21, // 72: cutover.lbagent.v1.VerifyResponse.Answer.verified:type_name -> cutover.lbagent.v1.Verified
-	12, // 73: cutover.lbagent.v1.VerifyResponse.Answer.refusal:type_name -> cutover.lbagent.v1.Refusal
-	16, // 74: cutover.lbagent.v1.HostService.Prepare:input_type -> cutover.lbagent.v1.PrepareRequest
-	19, // 75: cutover.lbagent.v1.HostService.Activate:input_type -> cutover.lbagent.v1.ActivateRequest
-	22, // 76: cutover.lbagent.v1.HostService.Verify:input_type -> cutover.lbagent.v1.VerifyRequest
-	24, // 77: cutover.lbagent.v1.HostService.Commit:input_type -> cutover.lbagent.v1.CommitRequest
-	27, // 78: cutover.lbagent.v1.HostService.Abort:input_type -> cutover.lbagent.v1.AbortRequest
-	30, // 79: cutover.lbagent.v1.HostService.Amend:input_type -> cutover.lbagent.v1.AmendRequest
-	34, // 80: cutover.lbagent.v1.HostService.Sync:input_type -> cutover.lbagent.v1.SyncRequest
-	37, // 81: cutover.lbagent.v1.HostService.Show:input_type -> cutover.lbagent.v1.ShowRequest
-	40, // 82: cutover.lbagent.v1.HostService.Watch:input_type -> cutover.lbagent.v1.WatchRequest
-	17, // 83: cutover.lbagent.v1.HostService.Prepare:output_type -> cutover.lbagent.v1.PrepareResponse
-	20, // 84: cutover.lbagent.v1.HostService.Activate:output_type -> cutover.lbagent.v1.ActivateResponse
-	23, // 85: cutover.lbagent.v1.HostService.Verify:output_type -> cutover.lbagent.v1.VerifyResponse
-	25, // 86: cutover.lbagent.v1.HostService.Commit:output_type -> cutover.lbagent.v1.CommitResponse
-	28, // 87: cutover.lbagent.v1.HostService.Abort:output_type -> cutover.lbagent.v1.AbortResponse
-	31, // 88: cutover.lbagent.v1.HostService.Amend:output_type -> cutover.lbagent.v1.AmendResponse
-	35, // 89: cutover.lbagent.v1.HostService.Sync:output_type -> cutover.lbagent.v1.SyncResponse
-	38, // 90: cutover.lbagent.v1.HostService.Show:output_type -> cutover.lbagent.v1.ShowResponse
-	44, // 91: cutover.lbagent.v1.HostService.Watch:output_type -> cutover.lbagent.v1.WatchResponse
-	83, // [83:92] is the sub-list for method output_type
-	74, // [74:83] is the sub-list for method input_type
-	74, // [74:74] is the sub-list for extension type_name
-	74, // [74:74] is the sub-list for extension extendee
-	0,  // [0:74] is the sub-list for field type_name
+	50, // 11: cutover.lbagent.v1.Process.started_at:type_name -> google.protobuf.Timestamp
+	16, // 12: cutover.lbagent.v1.Evidence.process:type_name -> cutover.lbagent.v1.Process
+	50, // 13: cutover.lbagent.v1.Evidence.read_at:type_name -> google.protobuf.Timestamp
+	7,  // 14: cutover.lbagent.v1.Evidence.version:type_name -> cutover.lbagent.v1.Version
+	10, // 15: cutover.lbagent.v1.Evidence.routes:type_name -> cutover.lbagent.v1.Route
+	15, // 16: cutover.lbagent.v1.Evidence.upstreams:type_name -> cutover.lbagent.v1.UpstreamStatus
+	6,  // 17: cutover.lbagent.v1.PrepareRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	12, // 18: cutover.lbagent.v1.PrepareRequest.changes:type_name -> cutover.lbagent.v1.Change
+	13, // 19: cutover.lbagent.v1.PrepareRequest.origin:type_name -> cutover.lbagent.v1.Origin
+	49, // 20: cutover.lbagent.v1.PrepareRequest.deadline:type_name -> google.protobuf.Duration
+	20, // 21: cutover.lbagent.v1.PrepareResponse.ready:type_name -> cutover.lbagent.v1.Ready
+	14, // 22: cutover.lbagent.v1.PrepareResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	17, // 23: cutover.lbagent.v1.Ready.evidence:type_name -> cutover.lbagent.v1.Evidence
+	6,  // 24: cutover.lbagent.v1.ActivateRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	49, // 25: cutover.lbagent.v1.ActivateRequest.deadline:type_name -> google.protobuf.Duration
+	23, // 26: cutover.lbagent.v1.ActivateResponse.verified:type_name -> cutover.lbagent.v1.Verified
+	14, // 27: cutover.lbagent.v1.ActivateResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	17, // 28: cutover.lbagent.v1.ActivateResponse.failed_evidence:type_name -> cutover.lbagent.v1.Evidence
+	17, // 29: cutover.lbagent.v1.Verified.evidence:type_name -> cutover.lbagent.v1.Evidence
+	6,  // 30: cutover.lbagent.v1.VerifyRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	48, // 31: cutover.lbagent.v1.VerifyResponse.answers:type_name -> cutover.lbagent.v1.VerifyResponse.Answer
+	6,  // 32: cutover.lbagent.v1.CommitRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	28, // 33: cutover.lbagent.v1.CommitResponse.committed:type_name -> cutover.lbagent.v1.Committed
+	14, // 34: cutover.lbagent.v1.CommitResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	17, // 35: cutover.lbagent.v1.Committed.evidence:type_name -> cutover.lbagent.v1.Evidence
+	6,  // 36: cutover.lbagent.v1.AbortRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	11, // 37: cutover.lbagent.v1.AbortRequest.replacements:type_name -> cutover.lbagent.v1.Section
+	13, // 38: cutover.lbagent.v1.AbortRequest.origin:type_name -> cutover.lbagent.v1.Origin
+	31, // 39: cutover.lbagent.v1.AbortResponse.aborted:type_name -> cutover.lbagent.v1.Aborted
+	14, // 40: cutover.lbagent.v1.AbortResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	17, // 41: cutover.lbagent.v1.Aborted.evidence:type_name -> cutover.lbagent.v1.Evidence
+	6,  // 42: cutover.lbagent.v1.AmendRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	7,  // 43: cutover.lbagent.v1.AmendRequest.base:type_name -> cutover.lbagent.v1.Version
+	9,  // 44: cutover.lbagent.v1.AmendRequest.insert:type_name -> cutover.lbagent.v1.Upstream
+	13, // 45: cutover.lbagent.v1.AmendRequest.origin:type_name -> cutover.lbagent.v1.Origin
+	49, // 46: cutover.lbagent.v1.AmendRequest.deadline:type_name -> google.protobuf.Duration
+	34, // 47: cutover.lbagent.v1.AmendResponse.amended:type_name -> cutover.lbagent.v1.Amended
+	14, // 48: cutover.lbagent.v1.AmendResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	17, // 49: cutover.lbagent.v1.Amended.evidence:type_name -> cutover.lbagent.v1.Evidence
+	11, // 50: cutover.lbagent.v1.CommittedSection.section:type_name -> cutover.lbagent.v1.Section
+	7,  // 51: cutover.lbagent.v1.CommittedSection.version:type_name -> cutover.lbagent.v1.Version
+	6,  // 52: cutover.lbagent.v1.SyncRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	35, // 53: cutover.lbagent.v1.SyncRequest.sections:type_name -> cutover.lbagent.v1.CommittedSection
+	13, // 54: cutover.lbagent.v1.SyncRequest.origin:type_name -> cutover.lbagent.v1.Origin
+	38, // 55: cutover.lbagent.v1.SyncResponse.synced:type_name -> cutover.lbagent.v1.Synced
+	14, // 56: cutover.lbagent.v1.SyncResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	17, // 57: cutover.lbagent.v1.Synced.evidence:type_name -> cutover.lbagent.v1.Evidence
+	46, // 58: cutover.lbagent.v1.ShowResponse.host:type_name -> cutover.lbagent.v1.HostState
+	42, // 59: cutover.lbagent.v1.ShowResponse.sections:type_name -> cutover.lbagent.v1.SectionShow
+	41, // 60: cutover.lbagent.v1.ShowResponse.drifts:type_name -> cutover.lbagent.v1.Drift
+	41, // 61: cutover.lbagent.v1.ShowResponse.repaired:type_name -> cutover.lbagent.v1.Drift
+	3,  // 62: cutover.lbagent.v1.ShowResponse.policy:type_name -> cutover.lbagent.v1.DriftPolicy
+	4,  // 63: cutover.lbagent.v1.Drift.cause:type_name -> cutover.lbagent.v1.DriftCause
+	50, // 64: cutover.lbagent.v1.Drift.since:type_name -> google.protobuf.Timestamp
+	50, // 65: cutover.lbagent.v1.Drift.repaired_at:type_name -> google.protobuf.Timestamp
+	35, // 66: cutover.lbagent.v1.SectionShow.committed:type_name -> cutover.lbagent.v1.CommittedSection
+	17, // 67: cutover.lbagent.v1.SectionShow.running:type_name -> cutover.lbagent.v1.Evidence
+	6,  // 68: cutover.lbagent.v1.WatchRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	3,  // 69: cutover.lbagent.v1.WatchRequest.drift:type_name -> cutover.lbagent.v1.DriftPolicy
+	5,  // 70: cutover.lbagent.v1.OpenTxn.phase:type_name -> cutover.lbagent.v1.TxnPhase
+	14, // 71: cutover.lbagent.v1.OpenTxn.refusal:type_name -> cutover.lbagent.v1.Refusal
+	7,  // 72: cutover.lbagent.v1.SectionReport.version:type_name -> cutover.lbagent.v1.Version
+	44, // 73: cutover.lbagent.v1.SectionReport.open:type_name -> cutover.lbagent.v1.OpenTxn
+	17, // 74: cutover.lbagent.v1.SectionReport.evidence:type_name -> cutover.lbagent.v1.Evidence
+	41, // 75: cutover.lbagent.v1.SectionReport.drifts:type_name -> cutover.lbagent.v1.Drift
+	16, // 76: cutover.lbagent.v1.HostState.process:type_name -> cutover.lbagent.v1.Process
+	41, // 77: cutover.lbagent.v1.HostState.drifts:type_name -> cutover.lbagent.v1.Drift
+	46, // 78: cutover.lbagent.v1.WatchResponse.host:type_name -> cutover.lbagent.v1.HostState
+	45, // 79: cutover.lbagent.v1.WatchResponse.sections:type_name -> cutover.lbagent.v1.SectionReport
+	50, // 80: cutover.lbagent.v1.WatchResponse.sent_at:type_name -> google.protobuf.Timestamp
+	23, // 81: cutover.lbagent.v1.VerifyResponse.Answer.verified:type_name -> cutover.lbagent.v1.Verified
+	14, // 82: cutover.lbagent.v1.VerifyResponse.Answer.refusal:type_name -> cutover.lbagent.v1.Refusal
+	18, // 83: cutover.lbagent.v1.HostService.Prepare:input_type -> cutover.lbagent.v1.PrepareRequest
+	21, // 84: cutover.lbagent.v1.HostService.Activate:input_type -> cutover.lbagent.v1.ActivateRequest
+	24, // 85: cutover.lbagent.v1.HostService.Verify:input_type -> cutover.lbagent.v1.VerifyRequest
+	26, // 86: cutover.lbagent.v1.HostService.Commit:input_type -> cutover.lbagent.v1.CommitRequest
+	29, // 87: cutover.lbagent.v1.HostService.Abort:input_type -> cutover.lbagent.v1.AbortRequest
+	32, // 88: cutover.lbagent.v1.HostService.Amend:input_type -> cutover.lbagent.v1.AmendRequest
+	36, // 89: cutover.lbagent.v1.HostService.Sync:input_type -> cutover.lbagent.v1.SyncRequest
+	39, // 90: cutover.lbagent.v1.HostService.Show:input_type -> cutover.lbagent.v1.ShowRequest
+	43, // 91: cutover.lbagent.v1.HostService.Watch:input_type -> cutover.lbagent.v1.WatchRequest
+	19, // 92: cutover.lbagent.v1.HostService.Prepare:output_type -> cutover.lbagent.v1.PrepareResponse
+	22, // 93: cutover.lbagent.v1.HostService.Activate:output_type -> cutover.lbagent.v1.ActivateResponse
+	25, // 94: cutover.lbagent.v1.HostService.Verify:output_type -> cutover.lbagent.v1.VerifyResponse
+	27, // 95: cutover.lbagent.v1.HostService.Commit:output_type -> cutover.lbagent.v1.CommitResponse
+	30, // 96: cutover.lbagent.v1.HostService.Abort:output_type -> cutover.lbagent.v1.AbortResponse
+	33, // 97: cutover.lbagent.v1.HostService.Amend:output_type -> cutover.lbagent.v1.AmendResponse
+	37, // 98: cutover.lbagent.v1.HostService.Sync:output_type -> cutover.lbagent.v1.SyncResponse
+	40, // 99: cutover.lbagent.v1.HostService.Show:output_type -> cutover.lbagent.v1.ShowResponse
+	47, // 100: cutover.lbagent.v1.HostService.Watch:output_type -> cutover.lbagent.v1.WatchResponse
+	92, // [92:101] is the sub-list for method output_type
+	83, // [83:92] is the sub-list for method input_type
+	83, // [83:83] is the sub-list for extension type_name
+	83, // [83:83] is the sub-list for extension extendee
+	0,  // [0:83] is the sub-list for field type_name
 }
 
 func init() { file_cutover_lbagent_v1_host_proto_init() }
@@ -3814,7 +4165,7 @@ func file_cutover_lbagent_v1_host_proto_init() {
 		(*SyncResponse_Synced)(nil),
 		(*SyncResponse_Refusal)(nil),
 	}
-	file_cutover_lbagent_v1_host_proto_msgTypes[41].OneofWrappers = []any{
+	file_cutover_lbagent_v1_host_proto_msgTypes[42].OneofWrappers = []any{
 		(*VerifyResponse_Answer_Verified)(nil),
 		(*VerifyResponse_Answer_Refusal)(nil),
 	}
@@ -3823,8 +4174,8 @@ func file_cutover_lbagent_v1_host_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cutover_lbagent_v1_host_proto_rawDesc), len(file_cutover_lbagent_v1_host_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   42,
+			NumEnums:      6,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,504 @@
+package protocol
+
+import (
+	"slices"
+	"time"
+
+	"github.com/cutover/cutover/lbagent/driver"
+	"github.com/cutover/cutover/lbagent/participant"
+	"github.com/cutover/cutover/orchestrator/store"
+	"github.com/cutover/cutover/orchestrator/txn"
+)
+
+// kind is what a move is.
+type kind uint8
+
+const (
+	// What happens by itself, sooner or later.
+	mDeliver kind = iota // message at arrives
+	mWork                // Host at changes its proxy
+	mLand                // the write of leader at, transaction arg, reaches the store
+	mConnect             // Host at and the newest leader connect
+	mElect               // a leader is elected
+	mLost                // the call of leader at to Host arg has no answer to come
+	mResume              // Host at reports again
+	mSession             // the last client of a leaves Host at
+	mAgain               // the change is tried again
+	mReplace             // a replacement for the dead is healthy and is inserted
+	mKill                // the leader at orders upstream arg killed
+	mOver                // an old leader learns that its term is over
+	mHeal                // nothing else happens: checks pass again on Host at
+	mTime                // nothing else happens: time passes
+
+	// Faults.
+	mLeaderDies // leader at; arg 1: after its pending writes landed
+	mDepose
+	mLate
+	mLose
+	mRepeat
+	mAgentDies // Host at; arg: how much of its Work is done
+	mProxyDies
+	mRed
+	mDie
+	mAbort
+	mUnlink
+	mSlow
+	mPause
+	mExpire
+	mInsert
+	mRefused
+)
+
+// move is one step of the world. fuse cuts it short: a process dies at that point of it.
+type move struct {
+	kind    kind
+	at, arg uint8
+	fuse    uint8
+}
+
+// fault says whether the move needs a budget.
+func (m move) fault() bool { return m.kind >= mLeaderDies || m.fuse > 0 }
+
+// moves are all that can happen in w, apart from crashes in the middle of one. Good ones come first, in the order in
+// which a well-behaved world takes them.
+func (w *world) moves() []move {
+	var out []move
+	add := func(k kind, at, arg int) { out = append(out, move{kind: k, at: uint8(at), arg: uint8(arg)}) }
+	for n, m := range w.wire {
+		if !w.orphaned(m) {
+			add(mDeliver, n, 0)
+		}
+	}
+	for i, h := range w.hosts {
+		if len(h.works) > 0 {
+			add(mWork, i, 0)
+		}
+	}
+	for k, l := range w.leaders {
+		for j, o := range l.txns {
+			if o.writing != "" {
+				add(mLand, k, j)
+			}
+		}
+	}
+	l := w.newest()
+	if l == nil {
+		add(mElect, 0, 0)
+	} else {
+		for i, h := range w.hosts {
+			if h.watch != l.epoch {
+				add(mConnect, i, 0)
+			}
+		}
+	}
+	for k, l := range w.leaders {
+		for i := range w.hosts {
+			for range w.lost(l, i) {
+				add(mLost, k, i)
+				break
+			}
+		}
+	}
+	for i, h := range w.hosts {
+		if h.slow {
+			add(mResume, i, 0)
+		}
+		if u := h.row("a"); h.sessions[upA] > 0 && u != nil && u.Mode == driver.Draining {
+			add(mSession, i, 0)
+		}
+	}
+	quiet := len(out) == 0
+	if l != nil {
+		if w.budget.again > 0 && len(l.ended) > 0 && l.ended[len(l.ended)-1].phase == txn.RolledBack && len(l.txns) == 0 && !w.dead[upB] && !w.ended(l, "t2") {
+			add(mAgain, 0, 0)
+		}
+		if w.replacementDue(l) {
+			add(mReplace, 0, 0)
+		}
+	}
+	for k, l := range w.leaders {
+		for n, name := range upNames[:2] {
+			if !w.dead[n] && len(l.ended)+len(l.drains) > 0 && !l.committed(name) && !l.inOpenTxn(name) && (l.released(name) || l.drained(name)) {
+				add(mKill, k, n)
+			}
+		}
+	}
+	if len(w.leaders) > 1 {
+		add(mOver, 0, 0)
+	}
+	if quiet {
+		for i, h := range w.hosts {
+			if slices.Contains(h.red[:], true) {
+				add(mHeal, i, 0)
+			}
+		}
+		add(mTime, 0, 0)
+	}
+	for n, m := range w.wire {
+		if w.orphaned(m) && m.answer == nil {
+			add(mDeliver, n, 1)
+		}
+	}
+	w.faults(add)
+	return out
+}
+
+func (w *world) ended(l *leader, id string) bool {
+	return slices.ContainsFunc(l.ended, func(e ended) bool { return e.id == id })
+}
+
+// replacementDue: every task of the committed Spec is dead, so the scheduler has started another one, and it is healthy.
+func (w *world) replacementDue(l *leader) bool {
+	return w.dead[upA] && !w.killed[upA] && len(l.shop.GetSection().GetUpstreams()) == 0 && l.amend("in-r") == nil && !l.committed("r") && len(l.amends) == 0
+}
+
+// lost are the calls of the leader to Host i whose answer can come no more.
+func (w *world) lost(l *leader, i int) []*message {
+	var out []*message
+	check := func(m *message) {
+		same := func(x *message) bool {
+			return x.epoch == m.epoch && x.host == i && x.try == m.try && x.id == m.id && (x.call == m.call || m.call == callHello && x.call < callRemove && x.call != callHello)
+		}
+		if slices.ContainsFunc(w.wire, same) || slices.ContainsFunc(w.hosts[i].callers, func(c caller) bool { return same(c.msg) }) {
+			return
+		}
+		out = append(out, m)
+	}
+	for _, o := range l.txns {
+		if h := o.host(i); h.Call != txn.CallNone {
+			check(&message{epoch: l.epoch, host: i, call: []call{0, callPrepare, callActivate, callVerify, callCommit, callAbort}[h.Call], id: o.id, try: h.Attempt})
+		}
+	}
+	s := &l.hosts[i]
+	if s.syncing != 0 {
+		check(&message{epoch: l.epoch, host: i, call: callSync, try: s.syncing})
+	}
+	if s.settle != 0 {
+		for _, c := range []call{callSettleCommit, callSettleAbort} {
+			if slices.ContainsFunc(w.wire, func(x *message) bool { return x.epoch == l.epoch && x.host == i && x.call == c && x.try == s.settle }) ||
+				slices.ContainsFunc(w.hosts[i].callers, func(x caller) bool { return x.msg.epoch == l.epoch && x.msg.call == c && x.msg.try == s.settle }) {
+				return out
+			}
+		}
+		out = append(out, &message{epoch: l.epoch, host: i, call: callSettleAbort, try: s.settle})
+	}
+	for _, a := range l.amends {
+		if f := a.hosts[i].flying; f != 0 && !a.hosts[i].done {
+			check(&message{epoch: l.epoch, host: i, call: a.call, id: a.rec.id, try: f})
+		}
+	}
+	return out
+}
+
+func (w *world) faults(add func(k kind, at, arg int)) {
+	b := &w.budget
+	for k, l := range w.leaders {
+		if b.leader > 0 {
+			add(mLeaderDies, k, 0)
+			if slices.ContainsFunc(l.txns, func(o *open) bool { return o.writing != "" }) {
+				add(mLeaderDies, k, 1)
+			}
+		}
+		if b.abort > 0 {
+			for j, o := range l.txns {
+				if o.state.Undecided() && o.state.Phase != txn.Deciding {
+					add(mAbort, k, j)
+				}
+			}
+		}
+		if b.refused > 0 && slices.ContainsFunc(l.txns, func(o *open) bool { return o.writing != "" }) {
+			add(mRefused, k, 0)
+		}
+	}
+	if b.depose > 0 && len(w.leaders) == 1 {
+		add(mDepose, 0, 0)
+	}
+	for n, m := range w.wire {
+		if b.late > 0 && m.answer == nil && !w.orphaned(m) {
+			add(mLate, n, 0)
+		}
+		if b.lose > 0 && !w.orphaned(m) {
+			add(mLose, n, 0)
+		}
+		if b.repeat > 0 && m.answer == nil {
+			add(mRepeat, n, 0)
+		}
+	}
+	for i, h := range w.hosts {
+		if b.agent > 0 {
+			add(mAgentDies, i, 0)
+		}
+		if b.proxy > 0 {
+			add(mProxyDies, i, 0)
+		}
+		if b.red > 0 {
+			for n := range upNames[:2] {
+				if !h.red[n] && !w.dead[n] && h.row(upNames[n]) != nil {
+					add(mRed, i, n)
+				}
+			}
+		}
+		if b.unlink > 0 && h.watch != 0 {
+			add(mUnlink, i, 0)
+		}
+		if b.slow > 0 && h.watch != 0 && !h.slow {
+			add(mSlow, i, 0)
+		}
+	}
+	if b.die > 0 && len(w.leaders) == 1 {
+		for n := range upNames[:2] {
+			if !w.dead[n] {
+				add(mDie, n, 0)
+			}
+		}
+	}
+	if b.pause > 0 {
+		add(mPause, 0, 0)
+	}
+	if b.expire > 0 {
+		add(mExpire, 0, 0)
+	}
+	if l := w.newest(); b.insert > 0 && l != nil && l.amend("in-r") == nil && !l.committed("r") {
+		add(mInsert, 0, 0)
+	}
+}
+
+// do makes the move in a copy of w.
+func (w *world) do(m move) *world {
+	c := w.clone()
+	c.telling = w.telling
+	c.fuse = int(m.fuse)
+	c.apply(m)
+	if c.broken == nil {
+		c.flush()
+	}
+	c.sweep()
+	if c.broken == nil {
+		c.check()
+	}
+	c.fuse = 0
+	return c
+}
+
+func (w *world) take(n int) *message {
+	m := w.wire[n]
+	w.wire = slices.Delete(w.wire, n, n+1)
+	return m
+}
+
+func (w *world) apply(m move) {
+	b := &w.budget
+	switch at, arg := int(m.at), int(m.arg); m.kind {
+	case mDeliver:
+		if msg := w.take(at); msg.answer != nil {
+			w.answered(msg)
+		} else {
+			w.deliverRequest(msg)
+		}
+	case mWork:
+		w.work(at)
+	case mLand:
+		l := w.lead(w.leaders[at].epoch)
+		w.landed(l, l.txns[arg])
+	case mConnect:
+		w.connect(at)
+	case mElect:
+		w.elect()
+	case mLost:
+		w.noAnswer(w.lost(w.leaders[at], arg)[0])
+	case mResume:
+		w.host(at).slow = false
+		w.say("%s reports again", hostName(at))
+	case mSession:
+		h := w.host(at)
+		h.sessions[upA], h.unread = 0, true
+		w.say("the last client of a on %s is served", hostName(at))
+		w.settle(at)
+	case mAgain:
+		b.again--
+		w.begin(w.lead(w.newest().epoch), "t2")
+	case mReplace:
+		l := w.lead(w.newest().epoch)
+		undo := ""
+		for _, o := range l.txns {
+			if o.state.Phase == txn.Restoring || o.state.Phase == txn.StuckRestoring {
+				if slices.ContainsFunc(o.state.Hosts, func(h txn.Host) bool { return h.SentActivate }) {
+					undo = o.id
+				}
+			}
+		}
+		w.insert(l, undo)
+	case mKill:
+		w.kill(w.lead(w.leaders[at].epoch), arg)
+	case mTime:
+		w.pass(w.nextWake())
+	case mOver:
+		w.say("the leader of epoch %d learns that its term is over", w.leaders[0].epoch)
+		w.leaderDied(w.lead(w.leaders[0].epoch))
+	case mHeal:
+		h := w.host(at)
+		h.red, h.unread = [upstreams]bool{}, true
+		w.say("all checks pass again on %s", hostName(at))
+		w.settle(at)
+	default:
+		w.applyFault(m)
+	}
+}
+
+func (w *world) applyFault(m move) {
+	b := &w.budget
+	switch at, arg := int(m.at), int(m.arg); m.kind {
+	case mLeaderDies:
+		b.leader--
+		l := w.lead(w.leaders[at].epoch)
+		if arg == 1 {
+			for _, o := range l.txns {
+				if o.writing != "" {
+					w.land(l, o)
+				}
+			}
+		}
+		w.say("the leader of epoch %d is killed", l.epoch)
+		w.leaderDied(l)
+	case mDepose:
+		b.depose--
+		w.say("the leader of epoch %d has lost its lock and does not know it", w.newest().epoch)
+		w.elect()
+	case mLate:
+		b.late--
+		msg := w.take(at)
+		w.noAnswer(msg)
+		late := *msg
+		late.orphan = true
+		w.wire = append(w.wire, &late)
+	case mLose:
+		b.lose--
+		msg := w.take(at)
+		w.say("%s is lost", msg)
+		w.noAnswer(msg)
+	case mRepeat:
+		b.repeat--
+		twice := *w.wire[at]
+		twice.orphan = true
+		w.wire = append(w.wire, &twice)
+		w.say("%s is on its way twice", &twice)
+	case mAgentDies:
+		b.agent--
+		w.say("the lbagent of %s is killed", hostName(at))
+		w.agentDied(at)
+	case mProxyDies:
+		b.proxy--
+		w.restartProxy(at)
+	case mRed:
+		b.red--
+		h := w.host(at)
+		h.red[arg], h.unread = true, true
+		w.say("%s fails the checks of %s's proxy", upNames[arg], hostName(at))
+		w.settle(at)
+	case mDie:
+		b.die--
+		w.taskDies(at)
+		l := w.newest()
+		if l != nil {
+			w.taskEnded(w.lead(l.epoch), upNames[at])
+		}
+	case mAbort:
+		b.abort--
+		l := w.lead(w.leaders[at].epoch)
+		w.say("somebody asks the leader of epoch %d to abort %s", l.epoch, l.txns[arg].id)
+		w.step(l, l.txns[arg], txn.AbortAsked{Cause: txn.CauseAsked, Reason: "asked"})
+	case mUnlink:
+		b.unlink--
+		w.say("the Watch stream of %s falls", hostName(at))
+		w.unlinked(at)
+	case mSlow:
+		b.slow--
+		w.host(at).slow = true
+		w.say("the reports of %s are held up", hostName(at))
+	case mPause:
+		b.pause--
+		w.pass(3 * time.Second)
+	case mExpire:
+		b.expire--
+		w.pass(txnDeadline + time.Second)
+	case mInsert:
+		b.insert--
+		w.insert(w.lead(w.newest().epoch), "")
+	case mRefused:
+		b.refused--
+		l := w.lead(w.leaders[at].epoch)
+		for _, o := range l.txns {
+			if o.writing != "" {
+				w.say("the store refuses the %s of %s", o.writing, o.id)
+				o.writing = ""
+				w.step(l, o, txn.WriteRefused{Cause: txn.CauseStore, Reason: "refused"})
+				return
+			}
+		}
+	}
+}
+
+func (w *world) taskDies(n int) {
+	w.say("the task of %s ends", upNames[n])
+	w.dead[n] = true
+	for i := range w.hosts {
+		h := w.host(i)
+		if h.row(upNames[n]) != nil {
+			h.sessions[n], h.unread = 0, true
+			w.settle(i)
+		}
+	}
+}
+
+// kill orders a task killed: the order is durable before it is given.
+func (w *world) kill(l *leader, n int) {
+	if w.commit(l, put(store.Put, "killed/"+upNames[n], true, "")) != nil {
+		return
+	}
+	w.say("the leader of epoch %d orders the task of %s killed", l.epoch, upNames[n])
+	w.killed[n] = true
+	w.taskDies(n)
+}
+
+// nextWake is how long until something is due.
+func (w *world) nextWake() time.Duration {
+	next := time.Time{}
+	due := func(t time.Time) {
+		if t.After(w.now) && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	for _, l := range w.leaders {
+		for _, o := range l.txns {
+			due(rules.NextWake(o.state))
+		}
+		for _, a := range l.amends {
+			due(a.rec.deadline)
+		}
+	}
+	for _, h := range w.hosts {
+		for _, t := range h.disk.Txns {
+			if t.Phase != participant.Verified && t.Phase != participant.Lapsed {
+				due(t.Deadline)
+			}
+		}
+	}
+	if next.IsZero() {
+		return time.Second
+	}
+	return min(max(next.Sub(w.now), time.Second), 10*time.Second)
+}
+
+// pass lets time go by for everybody.
+func (w *world) pass(d time.Duration) {
+	w.now = w.now.Add(d)
+	w.say("%v pass", d.Round(time.Second))
+	for _, l := range slices.Clone(w.leaders) {
+		if o := w.lead(l.epoch); o != nil {
+			w.tick(o)
+		}
+	}
+	for i := range w.hosts {
+		w.hear(i, participant.Tick{})
+	}
+}

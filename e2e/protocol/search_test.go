@@ -1,0 +1,331 @@
+package protocol
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cutover/cutover/lbagent/participant"
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+)
+
+// cartDigest is of cart as every Host holds it at the start.
+var cartDigest string
+
+// newWorld is a Group of n Hosts that hold shop with a and cart with c, and a leader that has just taken t1: shop to b.
+func newWorld(n int, b budget, sessions bool) *world {
+	w := &world{now: start, budget: budget{}}
+	old := lbagentv1.CommittedSection{Section: sectionProto(shop, "a"), Version: &lbagentv1.Version{Txn: 1}}
+	w.store.rev = 1
+	w.store.recs = []record{{"section/shop", 1, &old, sectionText(&old)}}
+	for i := range n {
+		w.hosts = append(w.hosts, w.newHost(i, sessions))
+	}
+	w.elect()
+	for i := range n {
+		w.connect(i)
+	}
+	w.begin(w.lead(1), "t1")
+	w.flush()
+	w.ownHosts, w.ownLeaders, w.budget = 0, 0, b
+	return w
+}
+
+func (w *world) newHost(i int, sessions bool) *host {
+	h := &host{pid: 100}
+	h.disk = participant.Durable{Sections: map[string]*participant.SectionState{}}
+	for n, s := range []participant.Section{section(shop, "a"), section(cart, "c")} {
+		sec := &participant.SectionState{App: s.App, Committed: s, Version: participant.Version{Txn: 1}, Passed: 1}
+		h.disk.Sections[s.App] = sec
+		state := participant.State{Durable: h.disk}
+		want := state.Want(s.App)
+		h.run[n], h.files[n] = &want, &want
+		sec.Published = filesDigest(&want)
+		if s.App == cart {
+			cartDigest = digestOf(&want)
+		}
+	}
+	if sessions {
+		h.sessions[upA] = 1
+	}
+	h.m = participant.Recover(identity, h.disk, w.now)
+	h.unread = true
+	w.hosts = append(w.hosts, h)
+	w.ownHosts |= 1 << i
+	w.feed(i, participant.Tick{})
+	w.settle(i)
+	w.hosts = w.hosts[:i]
+	return h
+}
+
+// scenario is a budget of faults and the number of Hosts.
+type scenario struct {
+	name     string
+	hosts    int
+	budget   budget
+	sessions bool
+	// weight is its part of the limit of states, 1 if zero.
+	weight int
+}
+
+var scenarios = []scenario{
+	{name: "no fault", hosts: 2, sessions: true},
+	{name: "leader dies", hosts: 2, budget: budget{leader: 1}},
+	{name: "leader dies, again", hosts: 2, budget: budget{leader: 1, again: 1}},
+	{name: "two leaders die", hosts: 2, budget: budget{leader: 2}},
+	{name: "old leader acts on", hosts: 2, budget: budget{depose: 1}},
+	{name: "old leader acts on, again", hosts: 2, budget: budget{depose: 1, again: 1}},
+	{name: "old leader acts on, abort", hosts: 2, budget: budget{depose: 1, abort: 1}},
+	{name: "lbagent dies", hosts: 2, budget: budget{agent: 1}},
+	{name: "lbagent and leader die", hosts: 2, budget: budget{agent: 1, leader: 1}},
+	{name: "lbagent dies twice", hosts: 2, budget: budget{agent: 2}},
+	{name: "late", hosts: 2, budget: budget{late: 1}},
+	{name: "late, abort, again", hosts: 2, budget: budget{late: 1, abort: 1, again: 1}},
+	{name: "repeated, abort", hosts: 2, budget: budget{repeat: 1, abort: 1}},
+	{name: "lost, leader dies", hosts: 2, budget: budget{lose: 1, leader: 1}},
+	{name: "proxy dies", hosts: 2, budget: budget{proxy: 1}},
+	{name: "proxy and leader die", hosts: 2, budget: budget{proxy: 1, leader: 1}},
+	{name: "proxy and lbagent die", hosts: 2, budget: budget{proxy: 1, agent: 1}},
+	{name: "checks fail, reports held up", hosts: 2, budget: budget{red: 1, slow: 1}},
+	{name: "checks fail, leader dies", hosts: 2, budget: budget{red: 1, leader: 1}},
+	{name: "checks fail, slow, sessions", hosts: 2, budget: budget{red: 1, slow: 1}, sessions: true},
+	{name: "task dies", hosts: 2, budget: budget{die: 1}},
+	{name: "task dies, leader dies", hosts: 2, budget: budget{die: 1, leader: 1}},
+	{name: "task dies, abort", hosts: 2, budget: budget{die: 1, abort: 1}},
+	{name: "task dies, late", hosts: 2, budget: budget{die: 1, late: 1}},
+	{name: "abort, leader dies", hosts: 2, budget: budget{abort: 1, leader: 1}},
+	{name: "time, late", hosts: 2, budget: budget{pause: 1, late: 1}},
+	{name: "deadline, leader dies", hosts: 2, budget: budget{expire: 1, leader: 1}},
+	{name: "deadline, late", hosts: 2, budget: budget{expire: 1, late: 1}},
+	{name: "stream falls, time", hosts: 2, budget: budget{unlink: 1, pause: 1}},
+	{name: "insertion, late, abort", hosts: 2, budget: budget{insert: 1, late: 1, abort: 1}},
+	{name: "insertion, leader dies", hosts: 2, budget: budget{insert: 1, leader: 1}},
+	{name: "store refuses, leader dies", hosts: 2, budget: budget{refused: 1, leader: 1}},
+	{name: "three hosts", hosts: 3},
+	{name: "three hosts, leader dies", hosts: 3, budget: budget{leader: 1}},
+	{name: "three hosts, old leader acts on", hosts: 3, budget: budget{depose: 1}},
+	{name: "three hosts, lbagent dies", hosts: 3, budget: budget{agent: 1}},
+}
+
+// node is a state as the search remembers it: how it was reached, and where a well-behaved world goes from it.
+type node struct {
+	from int32
+	// next is the state after the first move, in which nothing fails; unknown if that is not explored.
+	next int32
+	move move
+	good bool
+}
+
+const unknown = -1
+
+// search goes breadth first through all states of a scenario.
+type search struct {
+	start  *world
+	limit  int
+	nodes  []node
+	seen   map[key]int32
+	queue  []*world
+	first  int32 // the node of queue[0]
+	full   bool
+	moves  int
+	broken *violation
+	at     int32 // the node from which the broken move was made
+	last   []move
+	// beyond are states that are not nodes and lead to a good end.
+	beyond map[key]bool
+}
+
+func explore(start *world, limit int) *search {
+	s := &search{start: start, limit: limit, seen: map[key]int32{}, beyond: map[key]bool{}}
+	s.add(start, unknown, move{})
+	for len(s.queue) > 0 && s.broken == nil {
+		w := s.queue[0]
+		s.queue[0] = nil
+		s.queue = s.queue[1:]
+		s.expand(w, s.first)
+		s.first++
+	}
+	if s.broken == nil {
+		s.ends()
+	}
+	return s
+}
+
+// add notes the state that a move led to, unless it is known, and returns its node. False: it breaks an invariant.
+func (s *search) add(w *world, from int32, m move) (int32, bool) {
+	s.moves++
+	if w.broken != nil {
+		s.broken, s.at, s.last = w.broken, from, []move{m}
+		return unknown, false
+	}
+	k := w.key()
+	if n, known := s.seen[k]; known {
+		return n, true
+	}
+	if len(s.seen) >= s.limit {
+		s.full = true
+		if m.fault() || w.good() || s.beyond[k] {
+			return unknown, true
+		}
+		return unknown, s.follow(w, k, from, m)
+	}
+	n := int32(len(s.nodes))
+	s.seen[k] = n
+	s.nodes = append(s.nodes, node{from: from, next: unknown, move: m, good: w.good()})
+	s.queue = append(s.queue, w)
+	return n, true
+}
+
+func (s *search) expand(w *world, at int32) {
+	for n, m := range w.moves() {
+		next := w.do(m)
+		points := next.points
+		to, ok := s.add(next, at, m)
+		if !ok {
+			return
+		}
+		if n == 0 {
+			s.nodes[at].next = to
+			s.nodes[at].good = s.nodes[at].good || to == unknown // then follow has seen its end
+		}
+		for f := 1; f <= points; f++ {
+			m.fuse = uint8(f)
+			if _, ok := s.add(w.do(m), at, m); !ok {
+				return
+			}
+		}
+	}
+}
+
+// patience is how many steps a well-behaved future may take to a good end.
+const patience = 2000
+
+// follow goes on from a state beyond the limit, where nothing fails any more, until it ends well or is known to do so, or
+// comes to a node. It is for the last moves before the limit; the nodes' own futures are judged by ends.
+func (s *search) follow(w *world, k key, from int32, m move) bool {
+	moves := []move{m}
+	way := map[key]bool{}
+	for range patience {
+		_, node := s.seen[k]
+		if node || s.beyond[k] || w.good() {
+			for k := range way {
+				s.beyond[k] = true
+			}
+			return true
+		}
+		if way[k] {
+			break
+		}
+		way[k] = true
+		next := w.moves()[0]
+		moves = append(moves, next)
+		w = w.do(next)
+		if w.broken != nil {
+			s.broken, s.at, s.last = w.broken, from, moves
+			return false
+		}
+		k = w.key()
+	}
+	s.endless(from, moves)
+	return false
+}
+
+func (s *search) endless(at int32, moves []move) {
+	s.broken = &violation{"EVERY-STATE-ENDS", "nothing fails any more, and no good end is reached"}
+	s.at, s.last = at, moves
+}
+
+// ends requires that every state leads to a good end when nothing fails any more (EVERY-STATE-ENDS). Every state has one
+// well-behaved future, so the ways join and each is gone once.
+func (s *search) ends() {
+	checked := make([]int32, len(s.nodes)) // by which walk, from 1
+	for at := range s.nodes {
+		n := int32(at)
+		var way []int32
+		for n != unknown && !s.nodes[n].good {
+			if checked[n] == int32(at)+1 {
+				s.endless(int32(at), nil)
+				return
+			}
+			checked[n] = int32(at) + 1
+			way = append(way, n)
+			n = s.nodes[n].next
+		}
+		for _, n := range way {
+			s.nodes[n].good = true
+		}
+	}
+}
+
+// story tells the way to the violation.
+func (s *search) story() string {
+	var way []move
+	for n := s.at; n > 0; n = s.nodes[n].from {
+		way = append([]move{s.nodes[n].move}, way...)
+	}
+	way = append(way, s.last...)
+	endless := s.broken.invariant == "EVERY-STATE-ENDS" && len(s.last) == 0
+	w := s.start
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s does not hold: %s\n\n", s.broken.invariant, s.broken.text)
+	for n := 0; n < len(way) || endless; n++ {
+		var m move
+		if n < len(way) {
+			m = way[n]
+		} else {
+			m = w.moves()[0] // the well-behaved future
+		}
+		w.telling = true
+		w = w.do(m)
+		if n > len(way)+60 || n > 200 {
+			b.WriteString("    and so on\n")
+			break
+		}
+		for j, line := range w.lines {
+			if j == 0 {
+				fmt.Fprintf(&b, "%3d. %s\n", n+1, line)
+			} else {
+				fmt.Fprintf(&b, "     %s\n", line)
+			}
+		}
+	}
+	return b.String()
+}
+
+// limitOf is how many states of each scenario are explored: SEARCH_LIMIT for a long run.
+func limitOf(t testing.TB) int {
+	limit := 5_000
+	if testing.Short() {
+		limit = 500
+	}
+	if v := os.Getenv("SEARCH_LIMIT"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 {
+			t.Fatalf("SEARCH_LIMIT=%q: want a number of states", v)
+		}
+		limit = n
+	}
+	return limit
+}
+
+func TestSearch(t *testing.T) {
+	limit := limitOf(t)
+	for _, sc := range scenarios {
+		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
+			begin := time.Now()
+			s := explore(newWorld(sc.hosts, sc.budget, sc.sessions), limit*max(sc.weight, 1))
+			if s.broken != nil {
+				t.Fatalf("after %d states:\n%s", len(s.seen), s.story())
+			}
+			full := ""
+			if s.full {
+				full = " (the limit)"
+			}
+			t.Logf("%d states%s, %d moves, %v", len(s.seen), full, s.moves, time.Since(begin).Round(time.Millisecond))
+		})
+	}
+}

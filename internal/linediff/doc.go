@@ -1,0 +1,2 @@
+// Package linediff makes unified diffs of texts, for people.
+package linediff
