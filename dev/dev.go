@@ -162,8 +162,8 @@ func (c *devCluster) start(ctx context.Context, kinds []string) error {
 	c.orch, err = orchestrator.New(ctx, orchestrator.Options{
 		DataDir: filepath.Join(dir, "orchestrator"), Cluster: cluster, Listener: listener, Masters: []string{c.mesos.Addr()},
 		Groups: []registry.Group{{Name: group}}, Hosts: hosts, TLS: conf, Tokens: tokens, Version: c.opts.Version, Logger: c.opts.Logger,
-		RestoreDeadline: c.opts.RestoreDeadline,
-		StartCommand:    func(host string) string { return c.opts.Exe + " supervise " + hostDir(dir, host) },
+		RestoreDeadline: c.opts.RestoreDeadline, ExactHosts: true,
+		StartCommand: func(host string) string { return c.opts.Exe + " supervise " + hostDir(dir, host) },
 	})
 	if err != nil {
 		return err

@@ -47,7 +47,8 @@ type Agent struct {
 	calls     callers
 	watch     watchers
 	contract  contract
-	slots     chan struct{} // limits driver calls
+	clients   atomic.Pointer[clients] // nil: not counted
+	slots     chan struct{}           // limits driver calls
 
 	journal *journal.Journal // owned by the actor once started
 	work    map[string]*running
@@ -126,6 +127,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	a.spawn(func() { a.readLoop(run) })
 	a.spawn(func() { a.checkLoop(run) })
 	a.spawn(func() { a.surveyLoop(run) })
+	a.spawn(func() { a.countLoop(run) })
 	a.spawn(func() {
 		var err error
 		if a.opts.TLS != nil {

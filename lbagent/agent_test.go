@@ -344,6 +344,7 @@ func TestContractAndReadiness(t *testing.T) {
 		t.Errorf("a base that is known to be bad must veto, and is not a proxy that is down: %v", r)
 	}
 	h.proxy.with(func() { h.proxy.checkErr = nil })
+	h.traffic(lbagentv1.TrafficOrder_TRAFFIC_ORDER_IN)
 	h.eventually("ready", func() bool { code, _ := h.get("/readyz"); return code == http.StatusOK })
 	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
 	if _, body := h.get("/metrics"); !strings.Contains(body, `cutover_lbagent_messages_total{answer="ok",method="Prepare"} 1`) {
@@ -409,8 +410,8 @@ func TestDiskFull(t *testing.T) {
 	if r := h.commit("t1", 1); r.GetRefusal().GetReason() != lbagentv1.RefusalReason_REFUSAL_REASON_JOURNAL {
 		t.Errorf("commit on a full disk: %v", r)
 	}
-	if code, _ := h.get("/readyz"); code != http.StatusServiceUnavailable {
-		t.Errorf("ready on a full disk")
+	if p := h.agent.hostState(h.agent.state.Load()).GetProblems(); len(p) == 0 {
+		t.Errorf("no problem on a full disk")
 	}
 	fs.set(false)
 	h.eventually("the journal is open again", func() bool { return h.agent.state.Load().Broken == nil })
@@ -455,7 +456,10 @@ func TestStray(t *testing.T) {
 	h.stop()
 	h.dir = t.TempDir() // the journal is lost
 	h.start()
-	h.eventually("read", func() bool { code, _ := h.get("/readyz"); return code == http.StatusOK })
+	h.eventually("read", func() bool { return h.agent.state.Load().Process.WorkerPID != 0 })
+	if code, body := h.get("/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "no orchestrator") {
+		t.Errorf("a host that knows nothing is ready: %d %s", code, body)
+	}
 	if r := h.abort("t9", 9); r.GetAborted() == nil {
 		t.Error(r)
 	}

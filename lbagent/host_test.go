@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"os"
 	"sync"
 	"testing"
@@ -35,6 +36,8 @@ type host struct {
 	client lbagentv1connect.HostServiceClient
 	http   *http.Client
 	epoch  uint64
+	// frontend is where clients reach the proxy.
+	frontend []netip.AddrPort
 }
 
 func newHost(t *testing.T) *host {
@@ -55,7 +58,7 @@ func (h *host) start() *host {
 	h.driver = h.proxy.driver()
 	level := slog.LevelInfo
 	a, err := New(Options{Name: "lb1", Group: "public", Cluster: "test", Dir: h.dir, Listen: "127.0.0.1:0", Driver: h.driver,
-		Version: "test", Logger: slog.New(slog.NewTextHandler(testWriter{h.t}, &slog.HandlerOptions{Level: level})), JournalFS: h.fs})
+		Version: "test", Logger: slog.New(slog.NewTextHandler(testWriter{h.t}, &slog.HandlerOptions{Level: level})), JournalFS: h.fs, Frontend: h.frontend})
 	if err != nil {
 		h.t.Fatal(err)
 	}

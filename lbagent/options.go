@@ -32,6 +32,9 @@ type Options struct {
 
 	// Driver drives the proxy. The Agent closes it.
 	Driver driver.Driver
+	// Frontend are the addresses where clients reach the proxy; their connections are counted when the Host is to be out
+	// of traffic. None: nothing is counted, so nothing is proved.
+	Frontend []netip.AddrPort
 
 	// Version of the agent, for HostState.
 	Version string

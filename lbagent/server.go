@@ -2,7 +2,6 @@ package lbagent
 
 import (
 	"context"
-	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
@@ -104,22 +103,6 @@ func afterAnswer(ctx context.Context, label string) {
 	if l, ok := ctx.Value(answerKey{}).(*string); ok {
 		*l = label
 	}
-}
-
-// readyz says whether this Host can take changes: journal open, proxy answering, contract kept.
-func (a *Agent) readyz(w http.ResponseWriter, _ *http.Request) {
-	st := a.state.Load()
-	problems := a.hostState(st).GetProblems()
-	if len(problems) == 0 && st.Process.WorkerPID == 0 {
-		problems = []string{"the proxy has not been read yet"}
-	}
-	if len(problems) == 0 {
-		writeText(w, http.StatusOK, "ready\n")
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusServiceUnavailable)
-	_ = json.NewEncoder(w).Encode(map[string]any{"problems": problems})
 }
 
 func writeText(w http.ResponseWriter, status int, s string) {

@@ -392,7 +392,7 @@ func (a *Agent) hostState(st *participant.State) *lbagentv1.HostState {
 	out := &lbagentv1.HostState{
 		Name: a.opts.Name, Group: a.opts.Group, Proxy: info.Proxy, MaxEpoch: st.Durable.Epoch, View: st.Durable.View,
 		ReloadPerChange: info.ReloadPerChange, Process: processTo(st.Process), AgentPid: int64(os.Getpid()),
-		Limits: info.Limits, AgentVersion: a.opts.Version, Drifts: shortDrifts(st.DriftsOf(""), maxHostDiff),
+		Limits: info.Limits, AgentVersion: a.opts.Version, Drifts: shortDrifts(st.DriftsOf(""), maxHostDiff), Traffic: a.traffic(st),
 	}
 	if err != nil {
 		out.Problems = append(out.Problems, text(err.Error()))

@@ -34,6 +34,8 @@ type Options struct {
 	// Groups may be declared without Hosts; those that Hosts name need not be listed.
 	Groups []registry.Group
 	Hosts  []Host
+	// ExactHosts: see registry.Options.Exact.
+	ExactHosts bool
 	// TLS is shown to the lbagents, and verifies them; nil only if all of them are on loopback addresses.
 	TLS *tls.Config
 	// Serve is the TLS of the API; nil: plain HTTP, on a loopback address only.

@@ -63,7 +63,7 @@ func (t *term) wire(ctx context.Context, opts Options, st store.Store, metrics p
 		hosts[i] = registry.Host{Name: h.Name, Group: h.Group, AgentURL: h.AgentURL, TLS: opts.TLS}
 	}
 	t.registry, err = registry.New(ctx, registry.Options{
-		Cluster: opts.Cluster, Groups: opts.Groups, Hosts: hosts, Store: st, Fence: fence, Logger: opts.Logger.With("part", "registry"),
+		Cluster: opts.Cluster, Groups: opts.Groups, Hosts: hosts, Exact: opts.ExactHosts, TLS: opts.TLS, Store: st, Fence: fence, Logger: opts.Logger.With("part", "registry"),
 	})
 	if err != nil {
 		return err

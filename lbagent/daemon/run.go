@@ -34,7 +34,7 @@ func (c Config) Run(ctx context.Context, version string, log *slog.Logger) error
 	}
 	agent, err := lbagent.New(lbagent.Options{
 		Name: c.Name, Group: c.Group, Cluster: c.Cluster, Dir: c.Dir, Listen: c.Listen, TLS: conf,
-		Driver: drv, Version: version, Logger: log,
+		Driver: drv, Frontend: c.Proxy.Listen, Version: version, Logger: log,
 	})
 	if err != nil {
 		return errors.Join(err, drv.Close())

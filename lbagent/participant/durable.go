@@ -20,6 +20,8 @@ type Durable struct {
 	Txns map[string]*Txn `json:"txns,omitempty"`
 	// Outcomes are the last closed transactions, oldest first, so that a repeated message gets its answer.
 	Outcomes []Outcome `json:"outcomes,omitempty"`
+	// Traffic is whether this Host may get client traffic.
+	Traffic Traffic `json:"traffic,omitzero"`
 }
 
 // SectionState is one App as the journal knows it.
@@ -140,6 +142,7 @@ const (
 	KindSynced     RecordKind = "synced"
 	KindSettled    RecordKind = "settled"
 	KindDrift      RecordKind = "drift"
+	KindTraffic    RecordKind = "traffic"
 )
 
 // Record is one entry of the journal: why (Kind, Origin, Note), and the new values of all that it changes. Values
@@ -160,6 +163,7 @@ type Record struct {
 	Forget   []string        `json:"forget,omitempty"` // tombstones that were dropped
 	Txn      *Txn            `json:"txn,omitempty"`
 	Closed   *Outcome        `json:"closed,omitempty"` // the transaction that ended
+	Traffic  *Traffic        `json:"traffic,omitempty"`
 }
 
 // Apply returns d after r. d is left alone.
@@ -186,6 +190,9 @@ func (d Durable) Apply(r Record) Durable {
 			out = out[len(out)-maxOutcomes+1:]
 		}
 		d.Outcomes = append(slices.Clip(out), *r.Closed)
+	}
+	if r.Traffic != nil {
+		d.Traffic = *r.Traffic
 	}
 	return d
 }

@@ -90,6 +90,13 @@ type (
 		Order    uint64
 		Origin   Origin
 	}
+	// SetTraffic says whether the Host may get client traffic.
+	SetTraffic struct {
+		To     Token
+		Fence  Fence
+		Order  TrafficOrder
+		Origin Origin
+	}
 	// Hello opens a Watch: it passes the fence, and tells the Group's policy ("": no word on it).
 	Hello struct {
 		To    Token
@@ -141,6 +148,7 @@ func (Commit) event()        {}
 func (Abort) event()         {}
 func (Amend) event()         {}
 func (Sync) event()          {}
+func (SetTraffic) event()    {}
 func (Hello) event()         {}
 func (WorkDone) event()      {}
 func (AppsFound) event()     {}

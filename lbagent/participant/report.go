@@ -143,6 +143,12 @@ func (s *State) Problems() []string {
 	if s.readErr != nil {
 		out = append(out, fmt.Sprintf("the proxy cannot be read: %v", s.readErr))
 	}
+	return append(out, s.unrestored()...)
+}
+
+// unrestored says which Sections an abort could not bring back.
+func (s *State) unrestored() []string {
+	var out []string
 	for _, id := range s.openIDs() { // never all Apps: this is asked for every message of every Watch
 		t := s.txn(id)
 		if t.Phase != RestoreFailedPhase || t.Refusal == nil {

@@ -36,6 +36,8 @@ type State struct {
 	readErrAt time.Time
 	survey    survey
 	repaired  []Drift
+	shown     int    // the master of the proxy that was seen to serve what is committed; see noteShown
+	unshown   string // an App that was not seen so
 }
 
 // attempt is the volatile part of an open transaction; t is set until STAGED makes it durable.

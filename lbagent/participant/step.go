@@ -142,6 +142,8 @@ func (m *stepper) dispatch(ev Event) {
 		m.stepAmend(ev)
 	case Sync:
 		m.stepSync(ev)
+	case SetTraffic:
+		m.stepTraffic(ev)
 	case Hello:
 		if ev.Drift != "" && ev.Drift != m.s.Policy() {
 			m.record(Record{Kind: KindEpoch, Drift: ev.Drift, Note: "the policy on drift is " + string(ev.Drift)})
@@ -189,6 +191,8 @@ func envelope(ev Event) (Token, Fence, bool) {
 	case Amend:
 		return ev.To, ev.Fence, true
 	case Sync:
+		return ev.To, ev.Fence, true
+	case SetTraffic:
 		return ev.To, ev.Fence, true
 	case Hello:
 		return ev.To, ev.Fence, true

@@ -239,6 +239,7 @@ func (m *stepper) stepReading(ev Reading) {
 		if ev.Started.After(m.s.lastAll) {
 			m.s.lastAll = ev.Started
 		}
+		m.noteShown()
 		return
 	}
 	for _, app := range ev.Apps {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -38,9 +39,14 @@ type Options struct {
 	Cluster string
 	Groups  []Group // a Group may be declared without Hosts; those that Hosts name need not be listed
 	Hosts   []Host
-	Store   store.Store
-	Fence   store.Fence // of this term
-	Logger  *slog.Logger
+	// Exact: Hosts that are not declared have been taken down by whoever declares them, so they are removed for good.
+	// Otherwise they stay what they are until an operator takes them out.
+	Exact bool
+	// TLS is the client's configuration for Hosts that are admitted at runtime; see Host.TLS.
+	TLS    *tls.Config
+	Store  store.Store
+	Fence  store.Fence // of this term
+	Logger *slog.Logger
 
 	// Heartbeat is how long a Watch stream may say nothing. Default 3 s; agents send one message a second.
 	Heartbeat time.Duration
@@ -64,9 +70,6 @@ type View struct {
 	Revision store.Revision `json:"-"`
 }
 
-// ViewKey is the key of the record that holds a Group's View.
-func ViewKey(group string) string { return "view/" + group }
-
 // Handler hears what Hosts say. See the package for ordering; ctx ends when the registry stops.
 type Handler interface {
 	// HostConnected: a new stream stands, first is its complete report.
@@ -79,21 +82,29 @@ type Handler interface {
 	HostAhead(ctx context.Context, host string, seen uint64)
 }
 
-// Registry holds the declared Groups and Hosts. Safe for concurrent use.
+// Registry holds the Groups, their Views and their Hosts. Safe for concurrent use; changes of membership come one after the
+// other, from the Conductor.
 type Registry struct {
 	opts   Options
 	groups map[string]Group
-	views  map[string]View
-	links  map[string]*Link
-	names  []string // of Hosts, sorted by Group and name
 
-	cancel context.CancelFunc
-	done   sync.WaitGroup
+	mu      sync.RWMutex
+	views   map[string]View
+	members map[string]Membership // by Host
+	links   map[string]*Link
+
+	// Set by Start: what a link that comes later needs.
+	ctx     context.Context
+	cancel  context.CancelFunc
+	handler Handler
+	running map[string]context.CancelFunc
+	done    sync.WaitGroup
 }
 
 var namePattern = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._-]{0,61}[a-zA-Z0-9])?$`)
 
-// New checks the declaration and makes the Views durable: a Group whose Hosts changed gets the next number.
+// New reads who is a member, takes in what is declared, and makes the outcome durable before anybody relies on it. A Host that
+// is declared no longer stays what it is: only an operator takes it out, with proof that it gets no traffic.
 func New(ctx context.Context, opts Options) (*Registry, error) {
 	opts.Heartbeat = cmp.Or(opts.Heartbeat, 3*time.Second)
 	opts.BackoffMin = cmp.Or(opts.BackoffMin, 25*time.Millisecond)
@@ -105,25 +116,38 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 	if opts.Jitter == nil {
 		opts.Jitter = rand.N[time.Duration]
 	}
-	r := &Registry{opts: opts, groups: map[string]Group{}, views: map[string]View{}, links: map[string]*Link{}}
+	r := &Registry{
+		opts: opts, groups: map[string]Group{}, views: map[string]View{}, members: map[string]Membership{}, links: map[string]*Link{},
+		running: map[string]context.CancelFunc{},
+	}
 	for _, g := range opts.Groups {
 		if err := checkName("group", g.Name); err != nil {
 			return nil, err
 		}
 		r.addGroup(g)
 	}
+	seen := map[string]bool{}
 	for _, h := range opts.Hosts {
-		if err := r.declare(h); err != nil {
+		if err := CheckHost(h); err != nil {
 			return nil, err
 		}
+		if seen[h.Name] {
+			return nil, fmt.Errorf("host %s is declared twice: names are unique in the cluster", h.Name)
+		}
+		seen[h.Name] = true
+		if _, ok := r.groups[h.Group]; !ok {
+			r.addGroup(Group{Name: h.Group})
+		}
 	}
-	slices.SortFunc(r.names, func(a, b string) int {
-		ga, gb := r.links[a].host.Group, r.links[b].host.Group
-		return cmp.Or(strings.Compare(ga, gb), strings.Compare(a, b))
-	})
-	for g := range r.views {
-		if err := r.persistView(ctx, g); err != nil {
-			return nil, fmt.Errorf("view of group %s: %w", g, err)
+	if err := r.load(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.declare(ctx); err != nil {
+		return nil, err
+	}
+	for _, m := range r.members {
+		if m.Standing.linked() {
+			r.links[m.Host] = newLink(r.host(m), opts)
 		}
 	}
 	return r, nil
@@ -143,28 +167,17 @@ func checkName(what, name string) error {
 	return nil
 }
 
-func (r *Registry) declare(h Host) error {
+// CheckHost says what is wrong with a declaration.
+func CheckHost(h Host) error {
 	if err := checkName("host", h.Name); err != nil {
 		return err
 	}
 	if err := checkName("group", h.Group); err != nil {
 		return fmt.Errorf("host %s: %w", h.Name, err)
 	}
-	if r.links[h.Name] != nil {
-		return fmt.Errorf("host %s is declared twice: names are unique in the cluster", h.Name)
-	}
 	if err := checkURL(h.AgentURL); err != nil {
 		return fmt.Errorf("host %s: agent URL %q: %w", h.Name, h.AgentURL, err)
 	}
-	if _, ok := r.groups[h.Group]; !ok {
-		r.addGroup(Group{Name: h.Group})
-	}
-	v := r.views[h.Group]
-	v.Hosts = append(v.Hosts, h.Name)
-	slices.Sort(v.Hosts)
-	r.views[h.Group] = v
-	r.links[h.Name] = newLink(h, r.opts)
-	r.names = append(r.names, h.Name)
 	return nil
 }
 
@@ -186,61 +199,211 @@ func checkURL(raw string) error {
 	return nil
 }
 
-func (r *Registry) persistView(ctx context.Context, group string) error {
-	view := r.views[group]
-	op := store.Op{Kind: store.Create, Key: ViewKey(group)}
-	rec, err := r.opts.Store.Get(ctx, op.Key)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-	case err != nil:
-		return err
-	default:
-		var old View
-		if err := json.Unmarshal(rec.Value, &old); err != nil {
-			return fmt.Errorf("record %q is damaged: %w", op.Key, err)
+// load reads the Views and the Memberships of earlier terms.
+func (r *Registry) load(ctx context.Context) error {
+	records, err := r.opts.Store.List(ctx, prefixView, "", 0)
+	if err != nil {
+		return fmt.Errorf("read the views: %w", err)
+	}
+	for _, rec := range records {
+		group, host := splitKey(rec.Key)
+		if _, ok := r.groups[group]; !ok {
+			r.addGroup(Group{Name: group}) // declared no longer, and still served
 		}
-		view.Number, view.Revision = old.Number, rec.Revision
-		if slices.Equal(old.Hosts, view.Hosts) {
-			r.views[group] = view
-			return nil
+		if host == "" {
+			v := View{}
+			if err := json.Unmarshal(rec.Value, &v); err != nil {
+				return fmt.Errorf("record %q is damaged: %w", rec.Key, err)
+			}
+			v.Revision = rec.Revision
+			r.views[group] = v
+			continue
 		}
-		op.Kind, op.Expect = store.Replace, rec.Revision
+		m := Membership{}
+		if err := json.Unmarshal(rec.Value, &m); err != nil {
+			return fmt.Errorf("record %q is damaged: %w", rec.Key, err)
+		}
+		r.members[host] = m
 	}
-	view.Number++
-	if op.Value, err = json.Marshal(view); err != nil {
-		return err
-	}
-	if view.Revision, err = r.opts.Store.Commit(ctx, r.opts.Fence, op); err != nil {
-		return err
-	}
-	r.views[group] = view
-	r.opts.Logger.Info("membership of the group changed", "group", group, "view", view.Number, "hosts", view.Hosts)
 	return nil
+}
+
+// declare takes in the declared Hosts, and writes what is new: Memberships first, then the Views that name them, so that
+// a View never names a Host of which nothing is known.
+func (r *Registry) declare(ctx context.Context) error {
+	now := time.Now().UTC()
+	var ops []store.Op
+	next := maps.Clone(r.views)
+	for _, h := range r.opts.Hosts {
+		var old *Membership
+		if m, ok := r.members[h.Name]; ok {
+			old = &m
+		}
+		was := r.views[h.Group]
+		m, what, err := announce(old, h, FromFile, r.groups[h.Group].Admit, was.Number == 0 || slices.Contains(was.Hosts, h.Name), now)
+		if err != nil {
+			return err
+		}
+		r.members[h.Name] = m
+		if what != "" {
+			ops = append(ops, store.Op{Kind: store.Put, Key: memberKey(m.Group, m.Host), Value: encode(m)})
+		}
+		if v, changed := nextView(next[h.Group], m); changed {
+			v.Number = r.views[h.Group].Number + 1
+			next[h.Group] = v
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.members)) {
+		m := r.members[name]
+		if m.Announced || m.Standing != Removed && !r.opts.Exact {
+			continue
+		}
+		delete(r.members, name)
+		ops = append(ops, store.Op{Kind: store.Delete, Key: memberKey(m.Group, name)})
+		if m.Standing == Removed {
+			continue
+		}
+		entry := AuditEntry{Format: membershipFormat, Group: m.Group, Host: name, What: "remove", From: string(m.Standing), To: string(Removed),
+			Change: Change{Actor: "cutover", Reason: "it was taken down by whoever declares the hosts", At: now}}
+		m.Standing = Removed
+		if v, changed := nextView(next[m.Group], m); changed {
+			v.Number = r.views[m.Group].Number + 1
+			next[m.Group] = v
+			entry.View = v.Number
+		}
+		ops = append(ops, store.Op{Kind: store.Put, Key: auditKey(now, name), Value: encode(entry)})
+	}
+	for part := range slices.Chunk(ops, store.MaxOps/2) {
+		if _, err := r.opts.Store.Commit(ctx, r.opts.Fence, part...); err != nil {
+			return fmt.Errorf("write the declared hosts: %w", err)
+		}
+	}
+	for _, g := range slices.Sorted(maps.Keys(next)) {
+		v := next[g]
+		if v.Number == 0 {
+			v.Number = 1 // a Group without Hosts has a View too
+		}
+		if v.Number == r.views[g].Number {
+			continue
+		}
+		rev, err := r.opts.Store.Commit(ctx, r.opts.Fence, viewOp(v))
+		if err != nil {
+			return fmt.Errorf("view of group %s: %w", g, err)
+		}
+		v.Revision = rev
+		r.views[g] = v
+		r.opts.Logger.Info("membership of the group changed", "group", g, "view", v.Number, "hosts", v.Hosts)
+	}
+	return nil
+}
+
+// host is what a link needs.
+func (r *Registry) host(m Membership) Host {
+	h := Host{Name: m.Host, Group: m.Group, AgentURL: m.AgentURL, TLS: r.opts.TLS}
+	for _, d := range r.opts.Hosts {
+		if d.Name == m.Host {
+			h.TLS = d.TLS
+		}
+	}
+	return h
+}
+
+// Change returns the operations that make the Membership what m says, with its audit entry, and what to call with the
+// revision when they are durable. One Host of a Group is changed at a time.
+func (r *Registry) Change(m Membership, what string) (ops []store.Op, install func(store.Revision)) {
+	r.mu.RLock()
+	old, view := r.members[m.Host], r.views[m.Group]
+	r.mu.RUnlock()
+	m.Format, m.Announced = membershipFormat, old.Announced
+	view.Group = m.Group
+	next, changed := nextView(view, m)
+	entry := AuditEntry{Format: membershipFormat, Group: m.Group, Host: m.Host, What: what, From: string(old.Standing), To: string(m.Standing),
+		View: next.Number, Change: m.Last, Proof: m.Proof}
+	ops = []store.Op{{Kind: store.Put, Key: auditKey(m.Last.At, m.Host), Value: encode(entry)}}
+	if m.Standing == Removed && !m.Announced {
+		ops = append(ops, store.Op{Kind: store.Delete, Key: memberKey(m.Group, m.Host)})
+	} else {
+		ops = append(ops, store.Op{Kind: store.Put, Key: memberKey(m.Group, m.Host), Value: encode(m)})
+	}
+	if changed {
+		ops = append(ops, viewOp(next))
+	}
+	return ops, func(rev store.Revision) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if changed {
+			next.Revision = rev
+			r.views[m.Group] = next
+			r.opts.Logger.Info("membership of the group changed", "group", m.Group, "view", next.Number, "hosts", next.Hosts, "host", m.Host,
+				"what", what, "actor", m.Last.Actor, "reason", m.Last.Reason)
+		}
+		r.members[m.Host] = m
+		if m.Standing == Removed && !m.Announced {
+			delete(r.members, m.Host)
+		}
+		r.relink(m)
+	}
+}
+
+// relink starts or stops the link of a Host whose standing changed; mu is held.
+func (r *Registry) relink(m Membership) {
+	l := r.links[m.Host]
+	switch {
+	case m.Standing.linked() && l == nil:
+		r.links[m.Host] = newLink(r.host(m), r.opts)
+		r.run(r.links[m.Host])
+	case !m.Standing.linked() && l != nil:
+		delete(r.links, m.Host)
+		if cancel, ok := r.running[m.Host]; ok {
+			delete(r.running, m.Host)
+			cancel()
+		}
+		l.http.CloseIdleConnections()
+	}
 }
 
 // Start connects to every Host and delivers to h until Stop.
 func (r *Registry) Start(ctx context.Context, h Handler) {
-	ctx, r.cancel = context.WithCancel(ctx)
-	for _, name := range r.names {
-		l := r.links[name]
-		request := &lbagentv1.WatchRequest{Fence: r.FenceOf(l.host.Group)}
-		r.done.Go(func() { l.run(ctx, h, request) })
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ctx, r.cancel = context.WithCancel(ctx)
+	r.handler = h
+	for _, name := range slices.Sorted(maps.Keys(r.links)) {
+		r.run(r.links[name])
 	}
+}
+
+// run starts the goroutine of a link; mu is held. Before Start and after Stop there is nothing to run.
+func (r *Registry) run(l *Link) {
+	if r.ctx == nil || r.ctx.Err() != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(r.ctx)
+	r.running[l.host.Name] = cancel
+	request := &lbagentv1.WatchRequest{Fence: r.fenceOf(l.host.Group)}
+	r.done.Go(func() {
+		defer cancel()
+		l.run(ctx, r.handler, request)
+	})
 }
 
 // Stop ends all streams and closes all connections. Calls that are on their way end with their own context.
 func (r *Registry) Stop() {
+	r.mu.Lock()
 	if r.cancel != nil {
 		r.cancel()
 	}
+	r.mu.Unlock()
 	r.done.Wait()
-	for _, l := range r.links {
+	for _, l := range r.Links() {
 		l.http.CloseIdleConnections()
 	}
 }
 
 // View returns the Group's View; false if there is no such Group.
 func (r *Registry) View(group string) (View, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	v, ok := r.views[group]
 	return v, ok
 }
@@ -252,28 +415,72 @@ func (r *Registry) Group(name string) (Group, bool) {
 }
 
 // Groups returns the names of all Groups, sorted.
-func (r *Registry) Groups() []string {
-	var out []string
-	for g := range r.views {
-		out = append(out, g)
-	}
-	slices.Sort(out)
+func (r *Registry) Groups() []string { return slices.Sorted(maps.Keys(r.groups)) }
+
+// Member returns what is known of a Host; false if nothing is.
+func (r *Registry) Member(host string) (Membership, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	m, ok := r.members[host]
+	return m, ok
+}
+
+// Members returns all Hosts that are known, sorted by Group and name.
+func (r *Registry) Members() []Membership {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	out := slices.Collect(maps.Values(r.members))
+	slices.SortFunc(out, func(a, b Membership) int {
+		return cmp.Or(strings.Compare(a.Group, b.Group), strings.Compare(a.Host, b.Host))
+	})
 	return out
 }
 
 // Link returns the link to a Host, or nil.
-func (r *Registry) Link(host string) *Link { return r.links[host] }
+func (r *Registry) Link(host string) *Link {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.links[host]
+}
 
 // Links returns all links, sorted by Group and name.
 func (r *Registry) Links() []*Link {
-	out := make([]*Link, len(r.names))
-	for i, n := range r.names {
-		out[i] = r.links[n]
-	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	out := slices.Collect(maps.Values(r.links))
+	slices.SortFunc(out, func(a, b *Link) int {
+		return cmp.Or(strings.Compare(a.host.Group, b.host.Group), strings.Compare(a.host.Name, b.host.Name))
+	})
 	return out
 }
 
 // FenceOf returns what every message to a Host of the Group carries.
 func (r *Registry) FenceOf(group string) *lbagentv1.Fence {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.fenceOf(group)
+}
+
+func (r *Registry) fenceOf(group string) *lbagentv1.Fence {
 	return &lbagentv1.Fence{Cluster: r.opts.Cluster, Group: group, Epoch: r.opts.Fence.Epoch, View: r.views[group].Number}
+}
+
+// History returns the newest audit entries of membership, newest first, at most limit of them.
+func (r *Registry) History(ctx context.Context, limit int) ([]AuditEntry, error) {
+	records, err := r.opts.Store.List(ctx, prefixAudit, "", 0)
+	if err != nil {
+		return nil, fmt.Errorf("read the changes of membership: %w", err)
+	}
+	var out []AuditEntry
+	for _, rec := range slices.Backward(records) {
+		if len(out) == limit {
+			break
+		}
+		var e AuditEntry
+		if err := json.Unmarshal(rec.Value, &e); err != nil {
+			return nil, fmt.Errorf("record %q is damaged: %w", rec.Key, err)
+		}
+		out = append(out, e)
+	}
+	return out, nil
 }

@@ -141,7 +141,7 @@ type Amended struct {
 	Released []string
 }
 
-// HostInfo is one declared Host as `cutover lb hosts` shows it.
+// HostInfo is one Host as `cutover lb hosts` shows it.
 type HostInfo struct {
 	Name      string
 	Group     string
@@ -152,6 +152,8 @@ type HostInfo struct {
 	LastSeen time.Time
 	State    *lbagentv1.HostState // nil if never seen
 	Sections []*lbagentv1.SectionReport
+	// Membership is where the Host stands in its Group.
+	Membership Membership
 }
 
 // Listener gets what happens to transactions. Calls come one at a time, in order, from one goroutine, and must not

@@ -160,6 +160,14 @@ func NewState(id, deploy string, deadline time.Time, hosts []Host, now time.Time
 	return State{ID: id, Deploy: deploy, Phase: Waiting, Deadline: deadline, Hosts: hosts, At: now}
 }
 
+// Repinned is a transaction that still waits for its locks, with the Hosts of the Views as they are now.
+func (s State) Repinned(hosts []Host) State {
+	if s.Phase == Waiting {
+		s.Hosts = slices.SortedFunc(slices.Values(hosts), func(a, b Host) int { return strings.Compare(a.Name, b.Name) })
+	}
+	return s
+}
+
 // Event is what can happen to a transaction.
 type Event interface{ event() }
 

@@ -35,7 +35,7 @@ func (s State) Holds(name string, target, base *lbagentv1.Section, dead map[stri
 	case s.Phase == Committed:
 		return false // what it committed is in the Section, what it retired in its drain
 	default:
-		owed := slices.ContainsFunc(s.Hosts, func(h Host) bool { return h.SentActivate && !h.Done })
+		owed := slices.ContainsFunc(s.Hosts, func(h Host) bool { return h.owes() })
 		return owed && in(target)
 	}
 }

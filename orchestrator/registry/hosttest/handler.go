@@ -52,6 +52,20 @@ func refuse(reason lbagentv1.RefusalReason, message string) *lbagentv1.Refusal {
 	return &lbagentv1.Refusal{Reason: reason, Message: message}
 }
 
+func (s *handler) SetTraffic(ctx context.Context, r *connect.Request[lbagentv1.SetTrafficRequest]) (*connect.Response[lbagentv1.SetTrafficResponse], error) {
+	no, err := s.enter(ctx, "traffic", r.Msg.GetOrder().String(), r.Msg.GetFence())
+	defer s.h.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if no != nil {
+		return connect.NewResponse(&lbagentv1.SetTrafficResponse{Answer: &lbagentv1.SetTrafficResponse_Refusal{Refusal: no}}), nil
+	}
+	s.h.order = r.Msg.GetOrder()
+	s.h.touch()
+	return connect.NewResponse(&lbagentv1.SetTrafficResponse{Answer: &lbagentv1.SetTrafficResponse_Traffic{Traffic: s.h.traffic()}}), nil
+}
+
 func (s *handler) Prepare(ctx context.Context, r *connect.Request[lbagentv1.PrepareRequest]) (*connect.Response[lbagentv1.PrepareResponse], error) {
 	no, err := s.enter(ctx, "prepare", r.Msg.GetTxnId(), r.Msg.GetFence())
 	defer s.h.mu.Unlock()

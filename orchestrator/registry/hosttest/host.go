@@ -39,6 +39,9 @@ type Host struct {
 	calls    map[string]int
 	log      []string
 	lie      bool
+	order    lbagentv1.TrafficOrder
+	clients  uint32
+	quiet    time.Time // since when there are no clients
 }
 
 type section struct {
@@ -198,6 +201,32 @@ func (h *Host) ReloadPerChange() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.reload = true
+}
+
+// Clients sets how many client connections the Host counts; 0: there has been none for a long time.
+func (h *Host) Clients(n uint32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clients, h.quiet = n, time.Now().Add(-time.Hour)
+	h.touch()
+}
+
+// Order is what the Host was last told about its traffic.
+func (h *Host) Order() lbagentv1.TrafficOrder {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.order
+}
+
+func (h *Host) traffic() *lbagentv1.Traffic {
+	t := &lbagentv1.Traffic{Order: h.order, Ready: h.order == lbagentv1.TrafficOrder_TRAFFIC_ORDER_IN}
+	if h.order == lbagentv1.TrafficOrder_TRAFFIC_ORDER_OUT {
+		t.Counted, t.Sessions = true, h.clients
+		if h.clients == 0 && !h.quiet.IsZero() {
+			t.QuietSince = timestamppb.New(h.quiet)
+		}
+	}
+	return t
 }
 
 // Lapse reports the transaction as Lapsed.
@@ -436,7 +465,7 @@ func (h *Host) evidence(app string) *lbagentv1.Evidence {
 func (h *Host) report() *lbagentv1.WatchResponse {
 	msg := &lbagentv1.WatchResponse{
 		Host: &lbagentv1.HostState{Name: h.Name, Group: h.Group, Proxy: "haproxy", MaxEpoch: h.epoch, ReloadPerChange: h.reload,
-			Process: &lbagentv1.Process{MasterPid: 1, WorkerPid: h.pid}, Problems: h.problems},
+			Process: &lbagentv1.Process{MasterPid: 1, WorkerPid: h.pid}, Problems: h.problems, Traffic: h.traffic()},
 		Complete: true, SentAt: timestamppb.Now(),
 	}
 	for app, s := range h.sections {

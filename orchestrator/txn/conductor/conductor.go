@@ -91,7 +91,9 @@ type Conductor struct {
 	sections map[txn.SectionKey]*section
 	// passedOrders is the highest order number that a Host may have passed, by Section.
 	passedOrders map[txn.SectionKey]uint64
-	hosts        map[string]*host
+	hosts        map[string]*host // by name; written under hostsMu, so that others may read it
+	hostsMu      sync.RWMutex
+	changes      map[string][]*memberChange // by Group, in their order
 	orders       orders
 	amends       map[string]*amendment
 	drains       map[string]*drain
@@ -115,12 +117,19 @@ type host struct {
 	up      bool
 	downAt  time.Time // since when it is not up
 	state   *lbagentv1.HostState
+	sentAt  time.Time // when the newest state was sent, by the Host's clock
 	reports txn.HostReports
+	// standing in its Group. directing: an order about its traffic is on its way; directAt: not before.
+	standing  registry.Standing
+	directing bool
+	directAt  time.Time
 	// suspects are the Apps to compare with the committed state: something about them changed.
 	suspects map[string]bool
 
 	// forgot is what this Host holds and the store does not know, or "". Written by the loop, read by Hosts.
-	forgot    atomic.Pointer[string]
+	forgot atomic.Pointer[string]
+	// lacking is what a joining Host lacks to be a member, or "". As forgot.
+	lacking   atomic.Pointer[string]
 	syncing   bool
 	syncTries int
 	syncAt    time.Time // not before
@@ -155,17 +164,12 @@ func New(opts Options) (*Conductor, error) {
 		queue: make(chan func(), queueLength), ended: make(chan struct{}),
 		txns: map[string]*transaction{}, sections: map[txn.SectionKey]*section{}, passedOrders: map[txn.SectionKey]uint64{}, hosts: map[string]*host{},
 		parts:  map[string]*transaction{},
-		amends: map[string]*amendment{}, drains: map[string]*drain{},
+		amends: map[string]*amendment{}, drains: map[string]*drain{}, changes: map[string][]*memberChange{},
 		past: newPastTxns(opts.KeepEnded),
 	}
 	c.writes.busy = map[txn.SectionKey]bool{}
 	for _, l := range opts.Registry.Links() {
-		h := l.Host()
-		c.hosts[h.Name] = &host{
-			link: l, group: h.Group, name: h.Name, slots: make(chan struct{}, callsPerHost),
-			downAt:  time.Now(),
-			inDoubt: map[string]*settling{}, suspects: map[string]bool{},
-		}
+		c.addHost(l)
 	}
 	return c, nil
 }
@@ -206,6 +210,7 @@ func (c *Conductor) run() {
 	defer wake.Stop()
 	c.resume()
 	for {
+		c.advanceChanges()
 		c.armWake(wake)
 		select {
 		case f := <-c.queue:
@@ -334,21 +339,48 @@ func (c *Conductor) fatal(err error) {
 	c.opts.Fatal(err)
 }
 
-// Hosts returns the declared Hosts as they are now, sorted by Group and name.
+// Hosts returns the Hosts as they are now, sorted by Group and name.
 func (c *Conductor) Hosts() []txn.HostInfo {
-	links := c.reg.Links()
-	out := make([]txn.HostInfo, 0, len(links))
-	for _, l := range links {
-		i := l.Info()
-		if h := c.hosts[i.Host.Name]; h != nil && i.Problem == "" {
+	members := c.reg.Members()
+	out := make([]txn.HostInfo, 0, len(members))
+	for _, m := range members {
+		info := txn.HostInfo{Name: m.Host, Group: m.Group, AgentURL: m.AgentURL, Membership: c.membership(m)}
+		if l := c.reg.Link(m.Host); l != nil {
+			i := l.Info()
+			info.Connected, info.Problem, info.LastSeen, info.State, info.Sections = i.Connected, i.Problem, i.LastSeen, i.State, i.Sections
+		} else if m.Standing == registry.Announced {
+			info.Problem = "not admitted: cutover lb admit " + m.Host
+		}
+		c.hostsMu.RLock()
+		h := c.hosts[m.Host]
+		c.hostsMu.RUnlock()
+		if h != nil && info.Problem == "" {
 			if why := h.forgot.Load(); why != nil {
-				i.Problem = *why
+				info.Problem = *why
 			}
 		}
-		out = append(out, txn.HostInfo{
-			Name: i.Host.Name, Group: i.Host.Group, AgentURL: i.Host.AgentURL, Connected: i.Connected, Problem: i.Problem,
-			LastSeen: i.LastSeen, State: i.State, Sections: i.Sections,
-		})
+		if h != nil && m.Standing == registry.Joining {
+			if why := h.lacking.Load(); why != nil {
+				info.Membership.Waiting = *why
+			}
+		}
+		if info.Problem == "" && !m.Announced && m.Source == registry.FromFile && m.Standing != registry.Removed {
+			info.Problem = "no longer declared, and still " + string(m.Standing) + ": declare it again, or take it out with cutover lb remove " + m.Host
+		}
+		out = append(out, info)
+	}
+	return out
+}
+
+func (c *Conductor) membership(m registry.Membership) txn.Membership {
+	v, _ := c.reg.View(m.Group)
+	g, _ := c.reg.Group(m.Group)
+	out := txn.Membership{
+		Standing: string(m.Standing), Drained: m.Drained, Announced: m.Announced, Source: string(m.Source), View: v.Number, Policy: g.Policy.String(),
+		Actor: m.Last.Actor, Reason: m.Last.Reason, At: m.Last.At,
+	}
+	if m.Proof != nil {
+		out.Proof = m.Proof.Text
 	}
 	return out
 }

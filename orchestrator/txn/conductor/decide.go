@@ -61,6 +61,9 @@ func (c *Conductor) votes(o *transaction) (votes []voteRecord, chunks []store.Op
 	}
 	for i, h := range o.state.Hosts {
 		v := voteRecord{Host: h.Name, Group: h.Group, Proxy: h.Proxy, Vote: h.Vote.String(), PID: h.PID, Digest: digest(encoded[i])}
+		if h.Unproven {
+			v.Vote = voteUnproven
+		}
 		if total <= maxInlineEvidence {
 			v.Evidence = encoded[i]
 		} else {
@@ -95,7 +98,7 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 			rec := decisionRecord{
 				Format: recordFormat, ID: o.id(), Deploy: o.record.Deploy, App: o.record.App, Order: o.state.Order,
 				Epoch: c.opts.Fence.Epoch, CommittedAt: at, Actor: o.record.Actor, Reason: o.record.Reason,
-				Views: o.record.Views, Votes: votes, Record: o.record.Record,
+				Views: o.record.Views, Votes: votes, Excluded: c.excludedFrom(o.views), Record: o.record.Record,
 			}
 			for _, p := range o.record.Parts {
 				rec.Parts = append(rec.Parts, p.ID)
@@ -185,6 +188,17 @@ func (o *transaction) partDecisions(rec decisionRecord) []store.Op {
 }
 
 func (r retiredRecord) key() txn.SectionKey { return txn.SectionKey{Group: r.Group, App: r.App} }
+
+// excludedFrom lists the Hosts that are out of the Views, with the proofs.
+func (c *Conductor) excludedFrom(views map[string]registry.View) []excludedRecord {
+	var out []excludedRecord
+	for _, m := range c.reg.Members() {
+		if _, in := views[m.Group]; in && m.Standing == registry.Excluded && m.Proof != nil {
+			out = append(out, excludedRecord{Host: m.Host, Group: m.Group, Proof: *m.Proof, Actor: m.Last.Actor, Reason: m.Last.Reason, At: m.Last.At})
+		}
+	}
+	return out
+}
 
 // section is the committed one; nil if there never was one.
 func (s *section) section() *lbagentv1.CommittedSection {

@@ -37,7 +37,7 @@ func (c *Conductor) trackCommit(o *transaction, retired []retiredRecord) {
 	}
 }
 
-// hostsOf returns the declared Hosts of the Group's pinned view.
+// hostsOf returns the Hosts of the Group's pinned view whose word is needed.
 func (c *Conductor) hostsOf(views []viewRecord, group string) []*host {
 	var out []*host
 	for _, v := range views {
@@ -45,7 +45,8 @@ func (c *Conductor) hostsOf(views []viewRecord, group string) []*host {
 			continue
 		}
 		for _, name := range v.Hosts {
-			if h := c.hosts[name]; h != nil {
+			// One that is out of the View now is proven out of traffic, and is synced before it is back.
+			if h := c.hosts[name]; h != nil && h.counts() {
 				out = append(out, h)
 			}
 		}
@@ -204,7 +205,7 @@ func (c *Conductor) Released(ctx context.Context, names []string) ([]string, err
 	var out []string
 	err := c.ask(ctx, func() {
 		for _, h := range c.hosts {
-			if !h.hasRead() {
+			if h.counts() && !h.hasRead() {
 				return
 			}
 		}
@@ -266,6 +267,9 @@ func (c *Conductor) heldNames() map[string]bool {
 		}
 	}
 	for _, h := range c.hosts {
+		if !h.counts() {
+			continue
+		}
 		for _, s := range h.reports.Sections {
 			for _, row := range s.GetEvidence().GetUpstreams() {
 				if !row.GetDrained() || row.GetRegistered() {

@@ -154,6 +154,7 @@ type cluster struct {
 	hosts   map[string]*hosttest.Host
 	declare []registry.Host
 	groups  []registry.Group
+	exact   bool // what is not declared was taken down
 	epoch   uint64
 	rules   txn.Rules
 
@@ -195,7 +196,7 @@ func (cl *cluster) start() {
 		level = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	reg, err := registry.New(cl.t.Context(), registry.Options{
-		Cluster: "test", Groups: cl.groups, Hosts: cl.declare, Store: cl.store, Fence: store.Fence{Epoch: cl.epoch}, Logger: level,
+		Cluster: "test", Groups: cl.groups, Hosts: cl.declare, Exact: cl.exact, Store: cl.store, Fence: store.Fence{Epoch: cl.epoch}, Logger: level,
 		Heartbeat: 500 * time.Millisecond,
 	})
 	if err != nil {

@@ -19,6 +19,9 @@ var _ registry.Handler = (*Conductor)(nil)
 func (c *Conductor) HostConnected(_ context.Context, name string, first *lbagentv1.WatchResponse) {
 	c.post(func() {
 		h := c.hosts[name]
+		if h == nil {
+			return // removed meanwhile
+		}
 		h.up, h.syncTries, h.syncAt = true, 0, time.Time{}
 		h.reports = txn.HostReports{Known: true, Sections: map[string]*lbagentv1.SectionReport{}}
 		c.takeReport(h, first)
@@ -44,6 +47,9 @@ func (c *Conductor) HostConnected(_ context.Context, name string, first *lbagent
 func (c *Conductor) HostReported(_ context.Context, name string, report *lbagentv1.WatchResponse) {
 	c.post(func() {
 		h := c.hosts[name]
+		if h == nil {
+			return
+		}
 		problems := !slices.Equal(h.state.GetProblems(), report.GetHost().GetProblems()) && report.GetHost() != nil
 		c.takeReport(h, report)
 		if len(report.GetSections()) > 0 || report.GetComplete() {
@@ -59,7 +65,11 @@ func (c *Conductor) HostReported(_ context.Context, name string, report *lbagent
 // nothing can have changed there that was not sent to it.
 func (c *Conductor) HostDisconnected(_ context.Context, name string, _ string) {
 	c.post(func() {
-		c.hosts[name].up, c.hosts[name].downAt = false, time.Now()
+		h := c.hosts[name]
+		if h == nil {
+			return
+		}
+		h.up, h.downAt = false, time.Now()
 		for _, id := range sortedKeys(c.txns) {
 			if o := c.txns[id]; o != nil && o.host(name) != nil {
 				c.step(o, txn.HostLink{Host: name})
@@ -72,7 +82,8 @@ func (c *Conductor) HostDisconnected(_ context.Context, name string, _ string) {
 // takeReport keeps a message of the Watch stream and tells the transactions that it speaks of.
 func (c *Conductor) takeReport(h *host, msg *lbagentv1.WatchResponse) {
 	if msg.GetHost() != nil {
-		h.state = msg.GetHost()
+		h.state, h.sentAt = msg.GetHost(), msg.GetSentAt().AsTime()
+		c.directTraffic(h)
 	}
 	if msg.GetComplete() {
 		said := map[string]bool{}
@@ -163,6 +174,12 @@ func (c *Conductor) refresh(h *host) {
 		c.watchDrain(c.drains[id])
 	}
 	c.reconcile(h)
+	c.directTraffic(h)
+	if h.standing == registry.Joining {
+		why := c.lacks(h)
+		h.lacking.Store(&why)
+		c.join(h)
+	}
 }
 
 // behind says why the Host cannot prepare the transaction yet, or "".
@@ -202,7 +219,8 @@ func syncPause(n int) time.Duration {
 // reconcile sends Sync if the Host disagrees with the committed state anywhere that no transaction and no Amendment is
 // about to change it.
 func (c *Conductor) reconcile(h *host) {
-	if !h.up || h.syncing || !h.reports.Known {
+	// Nobody touches an excluded Host: it may be out because its machine is being worked on.
+	if !h.up || h.syncing || !h.reports.Known || h.standing == registry.Excluded {
 		return
 	}
 	forgotten := c.forgotten(h)

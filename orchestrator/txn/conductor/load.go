@@ -157,6 +157,11 @@ func (c *Conductor) loadTxn(ctx context.Context, r store.Record) error {
 			return err
 		}
 		found.Decided, found.CommittedAt = true, decision.CommittedAt
+		for _, v := range decision.Votes {
+			if v.Vote == voteUnproven {
+				found.Unproven = append(found.Unproven, v.Host)
+			}
+		}
 	case !errors.Is(err, store.ErrNotFound):
 		return err
 	}
@@ -170,7 +175,7 @@ func (c *Conductor) loadTxn(ctx context.Context, r store.Record) error {
 	}
 	now := time.Now()
 	o.state = txn.NewState(rec.ID, rec.Deploy, rec.Deadline, c.pinned(o.views), now)
-	o.state.Order = rec.Order
+	o.state.Order, o.state.Policies = rec.Order, c.policies(o.views)
 	o.state = c.rules.Recover(o.state, found, now)
 	if found.Decided {
 		for i := range o.state.Hosts {
@@ -243,6 +248,11 @@ func (c *Conductor) resume() {
 		o := c.txns[id]
 		c.log.Info("taking up a transaction of an earlier term", "txn", id, "deploy", o.record.Deploy, "phase", o.state.Phase.String())
 		c.tell(o)
+		for _, h := range o.state.Hosts {
+			if m, ok := c.reg.Member(h.Name); !ok || m.Standing == registry.Excluded || m.Standing == registry.Removed {
+				c.step(o, txn.HostExcluded{Host: h.Name, Gone: !ok || m.Standing == registry.Removed})
+			}
+		}
 		c.step(o, txn.Tick{})
 	}
 	for _, id := range sortedKeys(c.amends) {

@@ -204,8 +204,11 @@ func (c *Conductor) Outcome(ctx context.Context, id string) (txn.Status, bool, e
 func (d decisionRecord) status() txn.Status {
 	s := txn.Status{ID: d.ID, Deploy: d.Deploy, Order: d.Order, Phase: txn.Committed, CommittedAt: d.CommittedAt, At: d.CommittedAt}
 	for _, v := range d.Votes {
-		s.Hosts = append(s.Hosts, txn.HostVote{Host: v.Host, Group: v.Group, Proxy: v.Proxy, Vote: v.Vote,
-			Evidence: decodeEvidence(v.Evidence), SentActivate: true})
+		vote := txn.HostVote{Host: v.Host, Group: v.Group, Proxy: v.Proxy, Vote: v.Vote, Evidence: decodeEvidence(v.Evidence), SentActivate: true}
+		if v.Vote == voteUnproven {
+			vote.Vote, vote.Unproven = txn.VoteNone.String(), true
+		}
+		s.Hosts = append(s.Hosts, vote)
 	}
 	return s
 }

@@ -15,6 +15,7 @@ import (
 
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 
+	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/txn"
 )
 
@@ -117,23 +118,38 @@ type abortRecord struct {
 
 // decisionRecord is the Commit record: its existence is the success.
 type decisionRecord struct {
-	Format      int             `json:"format"`
-	ID          string          `json:"id"`
-	Deploy      string          `json:"deploy"`
-	App         string          `json:"app"`
-	Order       uint64          `json:"order"`
-	Epoch       uint64          `json:"epoch"`
-	CommittedAt time.Time       `json:"committed_at"`
-	Actor       string          `json:"actor"`
-	Reason      string          `json:"reason"`
-	Views       []viewRecord    `json:"views"`
-	Votes       []voteRecord    `json:"votes"`
-	Changes     []retiredRecord `json:"changes"`
-	Record      []byte          `json:"record,omitempty"`
+	Format      int          `json:"format"`
+	ID          string       `json:"id"`
+	Deploy      string       `json:"deploy"`
+	App         string       `json:"app"`
+	Order       uint64       `json:"order"`
+	Epoch       uint64       `json:"epoch"`
+	CommittedAt time.Time    `json:"committed_at"`
+	Actor       string       `json:"actor"`
+	Reason      string       `json:"reason"`
+	Views       []viewRecord `json:"views"`
+	Votes       []voteRecord `json:"votes"`
+	// Excluded are the Hosts of these Groups that were out of their Views.
+	Excluded []excludedRecord `json:"excluded,omitempty"`
+	Changes  []retiredRecord  `json:"changes"`
+	Record   []byte           `json:"record,omitempty"`
 	// Joint is the transaction that carried this proposal together with others: its decision has the votes.
 	Joint string `json:"joint,omitempty"`
 	// Parts are the proposals that this one decides. Each has a decision of its own, written in the same Commit.
 	Parts []string `json:"parts,omitempty"`
+}
+
+// voteUnproven is the vote of a Host that was missing, as the policy of its Group permits.
+const voteUnproven = "unproven"
+
+// excludedRecord is a Host that was out of the View at the decision, with the proof that it gets no traffic.
+type excludedRecord struct {
+	Host   string         `json:"host"`
+	Group  string         `json:"group"`
+	Proof  registry.Proof `json:"proof"`
+	Actor  string         `json:"actor"`
+	Reason string         `json:"reason"`
+	At     time.Time      `json:"at"`
 }
 
 // voteRecord is the Verified of one Host. Digest is of the evidence, which is here or, when large, in Chunks records
@@ -192,6 +208,8 @@ type hostVoteRecord struct {
 	Refusal      []byte `json:"refusal,omitempty"`
 	Evidence     []byte `json:"evidence,omitempty"`
 	SentActivate bool   `json:"sent_activate"`
+	Unproven     bool   `json:"unproven,omitempty"`
+	Excluded     bool   `json:"excluded,omitempty"`
 }
 
 // amendRecord is a pending Amendment.
@@ -278,7 +296,8 @@ func encodeStatus(s txn.Status) statusRecord {
 	}
 	room := maxInlineEvidence
 	for _, h := range s.Hosts {
-		r := hostVoteRecord{Host: h.Host, Group: h.Group, Proxy: h.Proxy, Vote: h.Vote, Reason: h.Reason, SentActivate: h.SentActivate}
+		r := hostVoteRecord{Host: h.Host, Group: h.Group, Proxy: h.Proxy, Vote: h.Vote, Reason: h.Reason, SentActivate: h.SentActivate,
+			Unproven: h.Unproven, Excluded: h.Excluded}
 		if h.Refusal != nil {
 			r.Refusal = encodeProto(h.Refusal)
 		}
@@ -298,7 +317,7 @@ func (r statusRecord) status() txn.Status {
 	}
 	for _, h := range r.Hosts {
 		v := txn.HostVote{Host: h.Host, Group: h.Group, Proxy: h.Proxy, Vote: h.Vote, Reason: h.Reason, SentActivate: h.SentActivate,
-			Evidence: decodeEvidence(h.Evidence)}
+			Unproven: h.Unproven, Excluded: h.Excluded, Evidence: decodeEvidence(h.Evidence)}
 		if len(h.Refusal) > 0 {
 			var refusal lbagentv1.Refusal
 			if proto.Unmarshal(h.Refusal, &refusal) == nil {

@@ -94,7 +94,7 @@ func (c *Conductor) amendmentWake(a *amendment) time.Time {
 			if !h.done && !h.flying {
 				at = sooner(at, h.at)
 			}
-			if host := c.hosts[name]; !h.done && s == a.insert && !host.up && s.anyDone() {
+			if host := c.hosts[name]; host != nil && !h.done && s == a.insert && !host.up && s.anyDone() {
 				at = sooner(at, host.downAt.Add(c.rules.HostWait))
 			}
 		}

@@ -188,7 +188,11 @@ func (c *Conductor) pinned(views map[string]registry.View) []txn.Host {
 			if h == nil {
 				continue // no longer declared; load says so
 			}
-			out = append(out, txn.Host{Name: name, Group: group, Proxy: h.state.GetProxy(), Connected: h.up})
+			p := txn.Host{Name: name, Group: group, Proxy: h.state.GetProxy(), Connected: h.up}
+			if g, _ := c.reg.Group(group); !h.up && g.Policy.Spares(len(views[group].Hosts)) > 0 {
+				p.AwaySince = h.downAt // it can be spared, so what it was waited for already counts
+			}
+			out = append(out, p)
 		}
 	}
 	return out
@@ -197,6 +201,9 @@ func (c *Conductor) pinned(views map[string]registry.View) []txn.Host {
 // grant goes on with the requests that just got their locks.
 func (c *Conductor) grant(grants []txn.Grant) {
 	for _, g := range grants {
+		if strings.HasPrefix(g[0], viewLocks) {
+			continue // advanceChanges looks at what is undecided, not at who has the lock
+		}
 		if a := c.amends[lockedAmendment(g[0])]; a != nil && a.lockID() == g[0] {
 			c.insertGranted(a)
 		} else {
@@ -215,6 +222,7 @@ func (c *Conductor) unlock(id string) {
 func (c *Conductor) granted(o *transaction) {
 	o.granted = true
 	c.roundBegins(o)
+	c.repin(o)
 	for i := range o.changes {
 		ch := &o.changes[i]
 		if s := c.sections[ch.key]; s != nil {

@@ -156,6 +156,7 @@ func (c *Conductor) newTransaction(units []*unit) (o *transaction, cause txn.Cau
 	o.record = c.recordOf(units, deadline)
 	o.lockID = o.id()
 	o.state = txn.NewState(o.id(), o.record.Deploy, deadline, c.pinned(o.views), time.Now())
+	o.state.Policies = c.policies(o.views)
 	c.txns[o.id()] = o
 	for _, p := range o.parts() {
 		c.parts[p.id] = o

@@ -241,6 +241,56 @@ func (UpstreamMode) EnumDescriptor() ([]byte, []int) {
 	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{2}
 }
 
+type TrafficOrder int32
+
+const (
+	// No orchestrator has said anything yet: the Host may be one that nobody admitted, so it is not ready.
+	TrafficOrder_TRAFFIC_ORDER_UNSPECIFIED TrafficOrder = 0
+	TrafficOrder_TRAFFIC_ORDER_IN          TrafficOrder = 1
+	TrafficOrder_TRAFFIC_ORDER_OUT         TrafficOrder = 2
+)
+
+// Enum value maps for TrafficOrder.
+var (
+	TrafficOrder_name = map[int32]string{
+		0: "TRAFFIC_ORDER_UNSPECIFIED",
+		1: "TRAFFIC_ORDER_IN",
+		2: "TRAFFIC_ORDER_OUT",
+	}
+	TrafficOrder_value = map[string]int32{
+		"TRAFFIC_ORDER_UNSPECIFIED": 0,
+		"TRAFFIC_ORDER_IN":          1,
+		"TRAFFIC_ORDER_OUT":         2,
+	}
+)
+
+func (x TrafficOrder) Enum() *TrafficOrder {
+	p := new(TrafficOrder)
+	*p = x
+	return p
+}
+
+func (x TrafficOrder) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TrafficOrder) Descriptor() protoreflect.EnumDescriptor {
+	return file_cutover_lbagent_v1_host_proto_enumTypes[3].Descriptor()
+}
+
+func (TrafficOrder) Type() protoreflect.EnumType {
+	return &file_cutover_lbagent_v1_host_proto_enumTypes[3]
+}
+
+func (x TrafficOrder) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TrafficOrder.Descriptor instead.
+func (TrafficOrder) EnumDescriptor() ([]byte, []int) {
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{3}
+}
+
 // DriftPolicy is what the Hosts of a Group do about differences that somebody else made.
 type DriftPolicy int32
 
@@ -278,11 +328,11 @@ func (x DriftPolicy) String() string {
 }
 
 func (DriftPolicy) Descriptor() protoreflect.EnumDescriptor {
-	return file_cutover_lbagent_v1_host_proto_enumTypes[3].Descriptor()
+	return file_cutover_lbagent_v1_host_proto_enumTypes[4].Descriptor()
 }
 
 func (DriftPolicy) Type() protoreflect.EnumType {
-	return &file_cutover_lbagent_v1_host_proto_enumTypes[3]
+	return &file_cutover_lbagent_v1_host_proto_enumTypes[4]
 }
 
 func (x DriftPolicy) Number() protoreflect.EnumNumber {
@@ -291,7 +341,7 @@ func (x DriftPolicy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DriftPolicy.Descriptor instead.
 func (DriftPolicy) EnumDescriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{3}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{4}
 }
 
 // DriftCause is the likely cause of a difference.
@@ -346,11 +396,11 @@ func (x DriftCause) String() string {
 }
 
 func (DriftCause) Descriptor() protoreflect.EnumDescriptor {
-	return file_cutover_lbagent_v1_host_proto_enumTypes[4].Descriptor()
+	return file_cutover_lbagent_v1_host_proto_enumTypes[5].Descriptor()
 }
 
 func (DriftCause) Type() protoreflect.EnumType {
-	return &file_cutover_lbagent_v1_host_proto_enumTypes[4]
+	return &file_cutover_lbagent_v1_host_proto_enumTypes[5]
 }
 
 func (x DriftCause) Number() protoreflect.EnumNumber {
@@ -359,7 +409,7 @@ func (x DriftCause) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DriftCause.Descriptor instead.
 func (DriftCause) EnumDescriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{4}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{5}
 }
 
 type TxnPhase int32
@@ -415,11 +465,11 @@ func (x TxnPhase) String() string {
 }
 
 func (TxnPhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_cutover_lbagent_v1_host_proto_enumTypes[5].Descriptor()
+	return file_cutover_lbagent_v1_host_proto_enumTypes[6].Descriptor()
 }
 
 func (TxnPhase) Type() protoreflect.EnumType {
-	return &file_cutover_lbagent_v1_host_proto_enumTypes[5]
+	return &file_cutover_lbagent_v1_host_proto_enumTypes[6]
 }
 
 func (x TxnPhase) Number() protoreflect.EnumNumber {
@@ -428,7 +478,7 @@ func (x TxnPhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TxnPhase.Descriptor instead.
 func (TxnPhase) EnumDescriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{5}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{6}
 }
 
 // Fence is checked first, once, for every message (invariant FENCE).
@@ -2796,6 +2846,254 @@ func (x *Synced) GetOpen() []string {
 	return nil
 }
 
+type SetTrafficRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fence         *Fence                 `protobuf:"bytes,1,opt,name=fence,proto3" json:"fence,omitempty"`
+	Order         TrafficOrder           `protobuf:"varint,2,opt,name=order,proto3,enum=cutover.lbagent.v1.TrafficOrder" json:"order,omitempty"`
+	Origin        *Origin                `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetTrafficRequest) Reset() {
+	*x = SetTrafficRequest{}
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetTrafficRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetTrafficRequest) ProtoMessage() {}
+
+func (x *SetTrafficRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetTrafficRequest.ProtoReflect.Descriptor instead.
+func (*SetTrafficRequest) Descriptor() ([]byte, []int) {
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SetTrafficRequest) GetFence() *Fence {
+	if x != nil {
+		return x.Fence
+	}
+	return nil
+}
+
+func (x *SetTrafficRequest) GetOrder() TrafficOrder {
+	if x != nil {
+		return x.Order
+	}
+	return TrafficOrder_TRAFFIC_ORDER_UNSPECIFIED
+}
+
+func (x *SetTrafficRequest) GetOrigin() *Origin {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+type SetTrafficResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Answer:
+	//
+	//	*SetTrafficResponse_Traffic
+	//	*SetTrafficResponse_Refusal
+	Answer        isSetTrafficResponse_Answer `protobuf_oneof:"answer"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetTrafficResponse) Reset() {
+	*x = SetTrafficResponse{}
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetTrafficResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetTrafficResponse) ProtoMessage() {}
+
+func (x *SetTrafficResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetTrafficResponse.ProtoReflect.Descriptor instead.
+func (*SetTrafficResponse) Descriptor() ([]byte, []int) {
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *SetTrafficResponse) GetAnswer() isSetTrafficResponse_Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *SetTrafficResponse) GetTraffic() *Traffic {
+	if x != nil {
+		if x, ok := x.Answer.(*SetTrafficResponse_Traffic); ok {
+			return x.Traffic
+		}
+	}
+	return nil
+}
+
+func (x *SetTrafficResponse) GetRefusal() *Refusal {
+	if x != nil {
+		if x, ok := x.Answer.(*SetTrafficResponse_Refusal); ok {
+			return x.Refusal
+		}
+	}
+	return nil
+}
+
+type isSetTrafficResponse_Answer interface {
+	isSetTrafficResponse_Answer()
+}
+
+type SetTrafficResponse_Traffic struct {
+	Traffic *Traffic `protobuf:"bytes,1,opt,name=traffic,proto3,oneof"`
+}
+
+type SetTrafficResponse_Refusal struct {
+	Refusal *Refusal `protobuf:"bytes,2,opt,name=refusal,proto3,oneof"`
+}
+
+func (*SetTrafficResponse_Traffic) isSetTrafficResponse_Answer() {}
+
+func (*SetTrafficResponse_Refusal) isSetTrafficResponse_Answer() {}
+
+// Traffic is whether this Host gets client traffic, as far as it can know.
+type Traffic struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Order TrafficOrder           `protobuf:"varint,1,opt,name=order,proto3,enum=cutover.lbagent.v1.TrafficOrder" json:"order,omitempty"`
+	// Who gave the order, why, and when (the Host's clock).
+	Origin    *Origin                `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	OrderedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=ordered_at,json=orderedAt,proto3" json:"ordered_at,omitempty"`
+	// What /readyz answers now, and why it is not ready.
+	Ready   bool     `protobuf:"varint,4,opt,name=ready,proto3" json:"ready,omitempty"`
+	Reasons []string `protobuf:"bytes,5,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// The client connections of the Group's frontend are counted while the order is OUT, in every worker, leaving ones
+	// included.
+	Counted  bool   `protobuf:"varint,6,opt,name=counted,proto3" json:"counted,omitempty"`
+	Sessions uint32 `protobuf:"varint,7,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	// Since when there has been none, as seen by each count since; absent while there are some.
+	QuietSince    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=quiet_since,json=quietSince,proto3" json:"quiet_since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Traffic) Reset() {
+	*x = Traffic{}
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Traffic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Traffic) ProtoMessage() {}
+
+func (x *Traffic) ProtoReflect() protoreflect.Message {
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
+func (*Traffic) Descriptor() ([]byte, []int) {
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Traffic) GetOrder() TrafficOrder {
+	if x != nil {
+		return x.Order
+	}
+	return TrafficOrder_TRAFFIC_ORDER_UNSPECIFIED
+}
+
+func (x *Traffic) GetOrigin() *Origin {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+func (x *Traffic) GetOrderedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OrderedAt
+	}
+	return nil
+}
+
+func (x *Traffic) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *Traffic) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *Traffic) GetCounted() bool {
+	if x != nil {
+		return x.Counted
+	}
+	return false
+}
+
+func (x *Traffic) GetSessions() uint32 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
+func (x *Traffic) GetQuietSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.QuietSince
+	}
+	return nil
+}
+
 type ShowRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: every Section.
@@ -2808,7 +3106,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[33]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +3118,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[33]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +3131,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{33}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ShowRequest) GetApps() []string {
@@ -2866,7 +3164,7 @@ type ShowResponse struct {
 
 func (x *ShowResponse) Reset() {
 	*x = ShowResponse{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[34]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2878,7 +3176,7 @@ func (x *ShowResponse) String() string {
 func (*ShowResponse) ProtoMessage() {}
 
 func (x *ShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[34]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2891,7 +3189,7 @@ func (x *ShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResponse.ProtoReflect.Descriptor instead.
 func (*ShowResponse) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{34}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ShowResponse) GetHost() *HostState {
@@ -2961,7 +3259,7 @@ type Drift struct {
 
 func (x *Drift) Reset() {
 	*x = Drift{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[35]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2973,7 +3271,7 @@ func (x *Drift) String() string {
 func (*Drift) ProtoMessage() {}
 
 func (x *Drift) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[35]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2986,7 +3284,7 @@ func (x *Drift) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drift.ProtoReflect.Descriptor instead.
 func (*Drift) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{35}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Drift) GetApp() string {
@@ -3068,7 +3366,7 @@ type SectionShow struct {
 
 func (x *SectionShow) Reset() {
 	*x = SectionShow{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[36]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3080,7 +3378,7 @@ func (x *SectionShow) String() string {
 func (*SectionShow) ProtoMessage() {}
 
 func (x *SectionShow) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[36]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3093,7 +3391,7 @@ func (x *SectionShow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionShow.ProtoReflect.Descriptor instead.
 func (*SectionShow) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{36}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SectionShow) GetApp() string {
@@ -3142,7 +3440,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[37]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3154,7 +3452,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[37]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3167,7 +3465,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{37}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WatchRequest) GetFence() *Fence {
@@ -3199,7 +3497,7 @@ type OpenTxn struct {
 
 func (x *OpenTxn) Reset() {
 	*x = OpenTxn{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[38]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3211,7 +3509,7 @@ func (x *OpenTxn) String() string {
 func (*OpenTxn) ProtoMessage() {}
 
 func (x *OpenTxn) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[38]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3224,7 +3522,7 @@ func (x *OpenTxn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenTxn.ProtoReflect.Descriptor instead.
 func (*OpenTxn) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{38}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OpenTxn) GetTxnId() string {
@@ -3287,7 +3585,7 @@ type SectionReport struct {
 
 func (x *SectionReport) Reset() {
 	*x = SectionReport{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[39]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3299,7 +3597,7 @@ func (x *SectionReport) String() string {
 func (*SectionReport) ProtoMessage() {}
 
 func (x *SectionReport) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[39]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3312,7 +3610,7 @@ func (x *SectionReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionReport.ProtoReflect.Descriptor instead.
 func (*SectionReport) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{39}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SectionReport) GetApp() string {
@@ -3376,13 +3674,14 @@ type HostState struct {
 	AgentVersion string   `protobuf:"bytes,11,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
 	// Differences that stand and are of no App, their diffs cut short; bounded.
 	Drifts        []*Drift `protobuf:"bytes,12,rep,name=drifts,proto3" json:"drifts,omitempty"`
+	Traffic       *Traffic `protobuf:"bytes,20,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HostState) Reset() {
 	*x = HostState{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[40]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3394,7 +3693,7 @@ func (x *HostState) String() string {
 func (*HostState) ProtoMessage() {}
 
 func (x *HostState) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[40]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3407,7 +3706,7 @@ func (x *HostState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostState.ProtoReflect.Descriptor instead.
 func (*HostState) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{40}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *HostState) GetName() string {
@@ -3494,6 +3793,13 @@ func (x *HostState) GetDrifts() []*Drift {
 	return nil
 }
 
+func (x *HostState) GetTraffic() *Traffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
 type WatchResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Host     *HostState             `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -3507,7 +3813,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[41]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3519,7 +3825,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[41]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3532,7 +3838,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{41}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WatchResponse) GetHost() *HostState {
@@ -3577,7 +3883,7 @@ type VerifyResponse_Answer struct {
 
 func (x *VerifyResponse_Answer) Reset() {
 	*x = VerifyResponse_Answer{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[42]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3589,7 +3895,7 @@ func (x *VerifyResponse_Answer) String() string {
 func (*VerifyResponse_Answer) ProtoMessage() {}
 
 func (x *VerifyResponse_Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[42]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3830,7 +4136,26 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x06Synced\x128\n" +
 	"\bevidence\x18\x01 \x03(\v2\x1c.cutover.lbagent.v1.EvidenceR\bevidence\x12\x18\n" +
 	"\adeleted\x18\x02 \x03(\tR\adeleted\x12\x12\n" +
-	"\x04open\x18\x03 \x03(\tR\x04open\"7\n" +
+	"\x04open\x18\x03 \x03(\tR\x04open\"\xb0\x01\n" +
+	"\x11SetTrafficRequest\x12/\n" +
+	"\x05fence\x18\x01 \x01(\v2\x19.cutover.lbagent.v1.FenceR\x05fence\x126\n" +
+	"\x05order\x18\x02 \x01(\x0e2 .cutover.lbagent.v1.TrafficOrderR\x05order\x122\n" +
+	"\x06origin\x18\x03 \x01(\v2\x1a.cutover.lbagent.v1.OriginR\x06origin\"\x90\x01\n" +
+	"\x12SetTrafficResponse\x127\n" +
+	"\atraffic\x18\x01 \x01(\v2\x1b.cutover.lbagent.v1.TrafficH\x00R\atraffic\x127\n" +
+	"\arefusal\x18\x02 \x01(\v2\x1b.cutover.lbagent.v1.RefusalH\x00R\arefusalB\b\n" +
+	"\x06answer\"\xd3\x02\n" +
+	"\aTraffic\x126\n" +
+	"\x05order\x18\x01 \x01(\x0e2 .cutover.lbagent.v1.TrafficOrderR\x05order\x122\n" +
+	"\x06origin\x18\x02 \x01(\v2\x1a.cutover.lbagent.v1.OriginR\x06origin\x129\n" +
+	"\n" +
+	"ordered_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\torderedAt\x12\x14\n" +
+	"\x05ready\x18\x04 \x01(\bR\x05ready\x12\x18\n" +
+	"\areasons\x18\x05 \x03(\tR\areasons\x12\x18\n" +
+	"\acounted\x18\x06 \x01(\bR\acounted\x12\x1a\n" +
+	"\bsessions\x18\a \x01(\rR\bsessions\x12;\n" +
+	"\vquiet_since\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"quietSince\"7\n" +
 	"\vShowRequest\x12\x12\n" +
 	"\x04apps\x18\x01 \x03(\tR\x04apps\x12\x14\n" +
 	"\x05drift\x18\x02 \x01(\bR\x05drift\"\xbc\x02\n" +
@@ -3876,7 +4201,7 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x04open\x18\x03 \x01(\v2\x1b.cutover.lbagent.v1.OpenTxnR\x04open\x128\n" +
 	"\bevidence\x18\x04 \x01(\v2\x1c.cutover.lbagent.v1.EvidenceR\bevidence\x12\x18\n" +
 	"\aremoved\x18\x05 \x01(\bR\aremoved\x121\n" +
-	"\x06drifts\x18\x06 \x03(\v2\x19.cutover.lbagent.v1.DriftR\x06drifts\"\x88\x03\n" +
+	"\x06drifts\x18\x06 \x03(\v2\x19.cutover.lbagent.v1.DriftR\x06drifts\"\xbf\x03\n" +
 	"\tHostState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
@@ -3890,7 +4215,8 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x06limits\x18\n" +
 	" \x03(\tR\x06limits\x12#\n" +
 	"\ragent_version\x18\v \x01(\tR\fagentVersion\x121\n" +
-	"\x06drifts\x18\f \x03(\v2\x19.cutover.lbagent.v1.DriftR\x06drifts\"\xd2\x01\n" +
+	"\x06drifts\x18\f \x03(\v2\x19.cutover.lbagent.v1.DriftR\x06drifts\x125\n" +
+	"\atraffic\x18\x14 \x01(\v2\x1b.cutover.lbagent.v1.TrafficR\atraffic\"\xd2\x01\n" +
 	"\rWatchResponse\x121\n" +
 	"\x04host\x18\x01 \x01(\v2\x1d.cutover.lbagent.v1.HostStateR\x04host\x12=\n" +
 	"\bsections\x18\x02 \x03(\v2!.cutover.lbagent.v1.SectionReportR\bsections\x12\x1a\n" +
@@ -3925,7 +4251,11 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x19UPSTREAM_MODE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12UPSTREAM_MODE_WARM\x10\x01\x12\x19\n" +
 	"\x15UPSTREAM_MODE_SERVING\x10\x02\x12\x1a\n" +
-	"\x16UPSTREAM_MODE_DRAINING\x10\x03*]\n" +
+	"\x16UPSTREAM_MODE_DRAINING\x10\x03*Z\n" +
+	"\fTrafficOrder\x12\x1d\n" +
+	"\x19TRAFFIC_ORDER_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10TRAFFIC_ORDER_IN\x10\x01\x12\x15\n" +
+	"\x11TRAFFIC_ORDER_OUT\x10\x02*]\n" +
 	"\vDriftPolicy\x12\x1c\n" +
 	"\x18DRIFT_POLICY_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13DRIFT_POLICY_REPAIR\x10\x01\x12\x17\n" +
@@ -3948,7 +4278,7 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x10TXN_PHASE_LAPSED\x10\x05\x12\x14\n" +
 	"\x10TXN_PHASE_FAILED\x10\x06\x12\x17\n" +
 	"\x13TXN_PHASE_RESTORING\x10\a\x12\x1c\n" +
-	"\x18TXN_PHASE_RESTORE_FAILED\x10\b2\xdc\x05\n" +
+	"\x18TXN_PHASE_RESTORE_FAILED\x10\b2\xb9\x06\n" +
 	"\vHostService\x12R\n" +
 	"\aPrepare\x12\".cutover.lbagent.v1.PrepareRequest\x1a#.cutover.lbagent.v1.PrepareResponse\x12U\n" +
 	"\bActivate\x12#.cutover.lbagent.v1.ActivateRequest\x1a$.cutover.lbagent.v1.ActivateResponse\x12O\n" +
@@ -3956,7 +4286,9 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x06Commit\x12!.cutover.lbagent.v1.CommitRequest\x1a\".cutover.lbagent.v1.CommitResponse\x12L\n" +
 	"\x05Abort\x12 .cutover.lbagent.v1.AbortRequest\x1a!.cutover.lbagent.v1.AbortResponse\x12L\n" +
 	"\x05Amend\x12 .cutover.lbagent.v1.AmendRequest\x1a!.cutover.lbagent.v1.AmendResponse\x12I\n" +
-	"\x04Sync\x12\x1f.cutover.lbagent.v1.SyncRequest\x1a .cutover.lbagent.v1.SyncResponse\x12I\n" +
+	"\x04Sync\x12\x1f.cutover.lbagent.v1.SyncRequest\x1a .cutover.lbagent.v1.SyncResponse\x12[\n" +
+	"\n" +
+	"SetTraffic\x12%.cutover.lbagent.v1.SetTrafficRequest\x1a&.cutover.lbagent.v1.SetTrafficResponse\x12I\n" +
 	"\x04Show\x12\x1f.cutover.lbagent.v1.ShowRequest\x1a .cutover.lbagent.v1.ShowResponse\x12N\n" +
 	"\x05Watch\x12 .cutover.lbagent.v1.WatchRequest\x1a!.cutover.lbagent.v1.WatchResponse0\x01BCZAgithub.com/cutover/cutover/proto/gen/cutover/lbagent/v1;lbagentv1b\x06proto3"
 
@@ -3972,168 +4304,184 @@ func file_cutover_lbagent_v1_host_proto_rawDescGZIP() []byte {
 	return file_cutover_lbagent_v1_host_proto_rawDescData
 }
 
-var file_cutover_lbagent_v1_host_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_cutover_lbagent_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_cutover_lbagent_v1_host_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_cutover_lbagent_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_cutover_lbagent_v1_host_proto_goTypes = []any{
 	(HealthKind)(0),               // 0: cutover.lbagent.v1.HealthKind
 	(RefusalReason)(0),            // 1: cutover.lbagent.v1.RefusalReason
 	(UpstreamMode)(0),             // 2: cutover.lbagent.v1.UpstreamMode
-	(DriftPolicy)(0),              // 3: cutover.lbagent.v1.DriftPolicy
-	(DriftCause)(0),               // 4: cutover.lbagent.v1.DriftCause
-	(TxnPhase)(0),                 // 5: cutover.lbagent.v1.TxnPhase
-	(*Fence)(nil),                 // 6: cutover.lbagent.v1.Fence
-	(*Version)(nil),               // 7: cutover.lbagent.v1.Version
-	(*Health)(nil),                // 8: cutover.lbagent.v1.Health
-	(*Upstream)(nil),              // 9: cutover.lbagent.v1.Upstream
-	(*Route)(nil),                 // 10: cutover.lbagent.v1.Route
-	(*Section)(nil),               // 11: cutover.lbagent.v1.Section
-	(*Change)(nil),                // 12: cutover.lbagent.v1.Change
-	(*Origin)(nil),                // 13: cutover.lbagent.v1.Origin
-	(*Refusal)(nil),               // 14: cutover.lbagent.v1.Refusal
-	(*UpstreamStatus)(nil),        // 15: cutover.lbagent.v1.UpstreamStatus
-	(*Process)(nil),               // 16: cutover.lbagent.v1.Process
-	(*Evidence)(nil),              // 17: cutover.lbagent.v1.Evidence
-	(*PrepareRequest)(nil),        // 18: cutover.lbagent.v1.PrepareRequest
-	(*PrepareResponse)(nil),       // 19: cutover.lbagent.v1.PrepareResponse
-	(*Ready)(nil),                 // 20: cutover.lbagent.v1.Ready
-	(*ActivateRequest)(nil),       // 21: cutover.lbagent.v1.ActivateRequest
-	(*ActivateResponse)(nil),      // 22: cutover.lbagent.v1.ActivateResponse
-	(*Verified)(nil),              // 23: cutover.lbagent.v1.Verified
-	(*VerifyRequest)(nil),         // 24: cutover.lbagent.v1.VerifyRequest
-	(*VerifyResponse)(nil),        // 25: cutover.lbagent.v1.VerifyResponse
-	(*CommitRequest)(nil),         // 26: cutover.lbagent.v1.CommitRequest
-	(*CommitResponse)(nil),        // 27: cutover.lbagent.v1.CommitResponse
-	(*Committed)(nil),             // 28: cutover.lbagent.v1.Committed
-	(*AbortRequest)(nil),          // 29: cutover.lbagent.v1.AbortRequest
-	(*AbortResponse)(nil),         // 30: cutover.lbagent.v1.AbortResponse
-	(*Aborted)(nil),               // 31: cutover.lbagent.v1.Aborted
-	(*AmendRequest)(nil),          // 32: cutover.lbagent.v1.AmendRequest
-	(*AmendResponse)(nil),         // 33: cutover.lbagent.v1.AmendResponse
-	(*Amended)(nil),               // 34: cutover.lbagent.v1.Amended
-	(*CommittedSection)(nil),      // 35: cutover.lbagent.v1.CommittedSection
-	(*SyncRequest)(nil),           // 36: cutover.lbagent.v1.SyncRequest
-	(*SyncResponse)(nil),          // 37: cutover.lbagent.v1.SyncResponse
-	(*Synced)(nil),                // 38: cutover.lbagent.v1.Synced
-	(*ShowRequest)(nil),           // 39: cutover.lbagent.v1.ShowRequest
-	(*ShowResponse)(nil),          // 40: cutover.lbagent.v1.ShowResponse
-	(*Drift)(nil),                 // 41: cutover.lbagent.v1.Drift
-	(*SectionShow)(nil),           // 42: cutover.lbagent.v1.SectionShow
-	(*WatchRequest)(nil),          // 43: cutover.lbagent.v1.WatchRequest
-	(*OpenTxn)(nil),               // 44: cutover.lbagent.v1.OpenTxn
-	(*SectionReport)(nil),         // 45: cutover.lbagent.v1.SectionReport
-	(*HostState)(nil),             // 46: cutover.lbagent.v1.HostState
-	(*WatchResponse)(nil),         // 47: cutover.lbagent.v1.WatchResponse
-	(*VerifyResponse_Answer)(nil), // 48: cutover.lbagent.v1.VerifyResponse.Answer
-	(*durationpb.Duration)(nil),   // 49: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
+	(TrafficOrder)(0),             // 3: cutover.lbagent.v1.TrafficOrder
+	(DriftPolicy)(0),              // 4: cutover.lbagent.v1.DriftPolicy
+	(DriftCause)(0),               // 5: cutover.lbagent.v1.DriftCause
+	(TxnPhase)(0),                 // 6: cutover.lbagent.v1.TxnPhase
+	(*Fence)(nil),                 // 7: cutover.lbagent.v1.Fence
+	(*Version)(nil),               // 8: cutover.lbagent.v1.Version
+	(*Health)(nil),                // 9: cutover.lbagent.v1.Health
+	(*Upstream)(nil),              // 10: cutover.lbagent.v1.Upstream
+	(*Route)(nil),                 // 11: cutover.lbagent.v1.Route
+	(*Section)(nil),               // 12: cutover.lbagent.v1.Section
+	(*Change)(nil),                // 13: cutover.lbagent.v1.Change
+	(*Origin)(nil),                // 14: cutover.lbagent.v1.Origin
+	(*Refusal)(nil),               // 15: cutover.lbagent.v1.Refusal
+	(*UpstreamStatus)(nil),        // 16: cutover.lbagent.v1.UpstreamStatus
+	(*Process)(nil),               // 17: cutover.lbagent.v1.Process
+	(*Evidence)(nil),              // 18: cutover.lbagent.v1.Evidence
+	(*PrepareRequest)(nil),        // 19: cutover.lbagent.v1.PrepareRequest
+	(*PrepareResponse)(nil),       // 20: cutover.lbagent.v1.PrepareResponse
+	(*Ready)(nil),                 // 21: cutover.lbagent.v1.Ready
+	(*ActivateRequest)(nil),       // 22: cutover.lbagent.v1.ActivateRequest
+	(*ActivateResponse)(nil),      // 23: cutover.lbagent.v1.ActivateResponse
+	(*Verified)(nil),              // 24: cutover.lbagent.v1.Verified
+	(*VerifyRequest)(nil),         // 25: cutover.lbagent.v1.VerifyRequest
+	(*VerifyResponse)(nil),        // 26: cutover.lbagent.v1.VerifyResponse
+	(*CommitRequest)(nil),         // 27: cutover.lbagent.v1.CommitRequest
+	(*CommitResponse)(nil),        // 28: cutover.lbagent.v1.CommitResponse
+	(*Committed)(nil),             // 29: cutover.lbagent.v1.Committed
+	(*AbortRequest)(nil),          // 30: cutover.lbagent.v1.AbortRequest
+	(*AbortResponse)(nil),         // 31: cutover.lbagent.v1.AbortResponse
+	(*Aborted)(nil),               // 32: cutover.lbagent.v1.Aborted
+	(*AmendRequest)(nil),          // 33: cutover.lbagent.v1.AmendRequest
+	(*AmendResponse)(nil),         // 34: cutover.lbagent.v1.AmendResponse
+	(*Amended)(nil),               // 35: cutover.lbagent.v1.Amended
+	(*CommittedSection)(nil),      // 36: cutover.lbagent.v1.CommittedSection
+	(*SyncRequest)(nil),           // 37: cutover.lbagent.v1.SyncRequest
+	(*SyncResponse)(nil),          // 38: cutover.lbagent.v1.SyncResponse
+	(*Synced)(nil),                // 39: cutover.lbagent.v1.Synced
+	(*SetTrafficRequest)(nil),     // 40: cutover.lbagent.v1.SetTrafficRequest
+	(*SetTrafficResponse)(nil),    // 41: cutover.lbagent.v1.SetTrafficResponse
+	(*Traffic)(nil),               // 42: cutover.lbagent.v1.Traffic
+	(*ShowRequest)(nil),           // 43: cutover.lbagent.v1.ShowRequest
+	(*ShowResponse)(nil),          // 44: cutover.lbagent.v1.ShowResponse
+	(*Drift)(nil),                 // 45: cutover.lbagent.v1.Drift
+	(*SectionShow)(nil),           // 46: cutover.lbagent.v1.SectionShow
+	(*WatchRequest)(nil),          // 47: cutover.lbagent.v1.WatchRequest
+	(*OpenTxn)(nil),               // 48: cutover.lbagent.v1.OpenTxn
+	(*SectionReport)(nil),         // 49: cutover.lbagent.v1.SectionReport
+	(*HostState)(nil),             // 50: cutover.lbagent.v1.HostState
+	(*WatchResponse)(nil),         // 51: cutover.lbagent.v1.WatchResponse
+	(*VerifyResponse_Answer)(nil), // 52: cutover.lbagent.v1.VerifyResponse.Answer
+	(*durationpb.Duration)(nil),   // 53: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
 }
 var file_cutover_lbagent_v1_host_proto_depIdxs = []int32{
-	0,  // 0: cutover.lbagent.v1.Health.kind:type_name -> cutover.lbagent.v1.HealthKind
-	49, // 1: cutover.lbagent.v1.Health.interval:type_name -> google.protobuf.Duration
-	49, // 2: cutover.lbagent.v1.Health.timeout:type_name -> google.protobuf.Duration
-	8,  // 3: cutover.lbagent.v1.Upstream.health:type_name -> cutover.lbagent.v1.Health
-	10, // 4: cutover.lbagent.v1.Section.routes:type_name -> cutover.lbagent.v1.Route
-	9,  // 5: cutover.lbagent.v1.Section.upstreams:type_name -> cutover.lbagent.v1.Upstream
-	49, // 6: cutover.lbagent.v1.Section.drain:type_name -> google.protobuf.Duration
-	7,  // 7: cutover.lbagent.v1.Change.base:type_name -> cutover.lbagent.v1.Version
-	11, // 8: cutover.lbagent.v1.Change.target:type_name -> cutover.lbagent.v1.Section
-	1,  // 9: cutover.lbagent.v1.Refusal.reason:type_name -> cutover.lbagent.v1.RefusalReason
-	2,  // 10: cutover.lbagent.v1.UpstreamStatus.mode:type_name -> cutover.lbagent.v1.UpstreamMode
-	50, // 11: cutover.lbagent.v1.Process.started_at:type_name -> google.protobuf.Timestamp
-	16, // 12: cutover.lbagent.v1.Evidence.process:type_name -> cutover.lbagent.v1.Process
-	50, // 13: cutover.lbagent.v1.Evidence.read_at:type_name -> google.protobuf.Timestamp
-	7,  // 14: cutover.lbagent.v1.Evidence.version:type_name -> cutover.lbagent.v1.Version
-	10, // 15: cutover.lbagent.v1.Evidence.routes:type_name -> cutover.lbagent.v1.Route
-	15, // 16: cutover.lbagent.v1.Evidence.upstreams:type_name -> cutover.lbagent.v1.UpstreamStatus
-	6,  // 17: cutover.lbagent.v1.PrepareRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	12, // 18: cutover.lbagent.v1.PrepareRequest.changes:type_name -> cutover.lbagent.v1.Change
-	13, // 19: cutover.lbagent.v1.PrepareRequest.origin:type_name -> cutover.lbagent.v1.Origin
-	49, // 20: cutover.lbagent.v1.PrepareRequest.deadline:type_name -> google.protobuf.Duration
-	20, // 21: cutover.lbagent.v1.PrepareResponse.ready:type_name -> cutover.lbagent.v1.Ready
-	14, // 22: cutover.lbagent.v1.PrepareResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
-	17, // 23: cutover.lbagent.v1.Ready.evidence:type_name -> cutover.lbagent.v1.Evidence
-	6,  // 24: cutover.lbagent.v1.ActivateRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	49, // 25: cutover.lbagent.v1.ActivateRequest.deadline:type_name -> google.protobuf.Duration
-	23, // 26: cutover.lbagent.v1.ActivateResponse.verified:type_name -> cutover.lbagent.v1.Verified
-	14, // 27: cutover.lbagent.v1.ActivateResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
-	17, // 28: cutover.lbagent.v1.ActivateResponse.failed_evidence:type_name -> cutover.lbagent.v1.Evidence
-	17, // 29: cutover.lbagent.v1.Verified.evidence:type_name -> cutover.lbagent.v1.Evidence
-	6,  // 30: cutover.lbagent.v1.VerifyRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	48, // 31: cutover.lbagent.v1.VerifyResponse.answers:type_name -> cutover.lbagent.v1.VerifyResponse.Answer
-	6,  // 32: cutover.lbagent.v1.CommitRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	28, // 33: cutover.lbagent.v1.CommitResponse.committed:type_name -> cutover.lbagent.v1.Committed
-	14, // 34: cutover.lbagent.v1.CommitResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
-	17, // 35: cutover.lbagent.v1.Committed.evidence:type_name -> cutover.lbagent.v1.Evidence
-	6,  // 36: cutover.lbagent.v1.AbortRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	11, // 37: cutover.lbagent.v1.AbortRequest.replacements:type_name -> cutover.lbagent.v1.Section
-	13, // 38: cutover.lbagent.v1.AbortRequest.origin:type_name -> cutover.lbagent.v1.Origin
-	31, // 39: cutover.lbagent.v1.AbortResponse.aborted:type_name -> cutover.lbagent.v1.Aborted
-	14, // 40: cutover.lbagent.v1.AbortResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
-	17, // 41: cutover.lbagent.v1.Aborted.evidence:type_name -> cutover.lbagent.v1.Evidence
-	6,  // 42: cutover.lbagent.v1.AmendRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	7,  // 43: cutover.lbagent.v1.AmendRequest.base:type_name -> cutover.lbagent.v1.Version
-	9,  // 44: cutover.lbagent.v1.AmendRequest.insert:type_name -> cutover.lbagent.v1.Upstream
-	13, // 45: cutover.lbagent.v1.AmendRequest.origin:type_name -> cutover.lbagent.v1.Origin
-	49, // 46: cutover.lbagent.v1.AmendRequest.deadline:type_name -> google.protobuf.Duration
-	34, // 47: cutover.lbagent.v1.AmendResponse.amended:type_name -> cutover.lbagent.v1.Amended
-	14, // 48: cutover.lbagent.v1.AmendResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
-	17, // 49: cutover.lbagent.v1.Amended.evidence:type_name -> cutover.lbagent.v1.Evidence
-	11, // 50: cutover.lbagent.v1.CommittedSection.section:type_name -> cutover.lbagent.v1.Section
-	7,  // 51: cutover.lbagent.v1.CommittedSection.version:type_name -> cutover.lbagent.v1.Version
-	6,  // 52: cutover.lbagent.v1.SyncRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	35, // 53: cutover.lbagent.v1.SyncRequest.sections:type_name -> cutover.lbagent.v1.CommittedSection
-	13, // 54: cutover.lbagent.v1.SyncRequest.origin:type_name -> cutover.lbagent.v1.Origin
-	38, // 55: cutover.lbagent.v1.SyncResponse.synced:type_name -> cutover.lbagent.v1.Synced
-	14, // 56: cutover.lbagent.v1.SyncResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
-	17, // 57: cutover.lbagent.v1.Synced.evidence:type_name -> cutover.lbagent.v1.Evidence
-	46, // 58: cutover.lbagent.v1.ShowResponse.host:type_name -> cutover.lbagent.v1.HostState
-	42, // 59: cutover.lbagent.v1.ShowResponse.sections:type_name -> cutover.lbagent.v1.SectionShow
-	41, // 60: cutover.lbagent.v1.ShowResponse.drifts:type_name -> cutover.lbagent.v1.Drift
-	41, // 61: cutover.lbagent.v1.ShowResponse.repaired:type_name -> cutover.lbagent.v1.Drift
-	3,  // 62: cutover.lbagent.v1.ShowResponse.policy:type_name -> cutover.lbagent.v1.DriftPolicy
-	4,  // 63: cutover.lbagent.v1.Drift.cause:type_name -> cutover.lbagent.v1.DriftCause
-	50, // 64: cutover.lbagent.v1.Drift.since:type_name -> google.protobuf.Timestamp
-	50, // 65: cutover.lbagent.v1.Drift.repaired_at:type_name -> google.protobuf.Timestamp
-	35, // 66: cutover.lbagent.v1.SectionShow.committed:type_name -> cutover.lbagent.v1.CommittedSection
-	17, // 67: cutover.lbagent.v1.SectionShow.running:type_name -> cutover.lbagent.v1.Evidence
-	6,  // 68: cutover.lbagent.v1.WatchRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	3,  // 69: cutover.lbagent.v1.WatchRequest.drift:type_name -> cutover.lbagent.v1.DriftPolicy
-	5,  // 70: cutover.lbagent.v1.OpenTxn.phase:type_name -> cutover.lbagent.v1.TxnPhase
-	14, // 71: cutover.lbagent.v1.OpenTxn.refusal:type_name -> cutover.lbagent.v1.Refusal
-	7,  // 72: cutover.lbagent.v1.SectionReport.version:type_name -> cutover.lbagent.v1.Version
-	44, // 73: cutover.lbagent.v1.SectionReport.open:type_name -> cutover.lbagent.v1.OpenTxn
-	17, // 74: cutover.lbagent.v1.SectionReport.evidence:type_name -> cutover.lbagent.v1.Evidence
-	41, // 75: cutover.lbagent.v1.SectionReport.drifts:type_name -> cutover.lbagent.v1.Drift
-	16, // 76: cutover.lbagent.v1.HostState.process:type_name -> cutover.lbagent.v1.Process
-	41, // 77: cutover.lbagent.v1.HostState.drifts:type_name -> cutover.lbagent.v1.Drift
-	46, // 78: cutover.lbagent.v1.WatchResponse.host:type_name -> cutover.lbagent.v1.HostState
-	45, // 79: cutover.lbagent.v1.WatchResponse.sections:type_name -> cutover.lbagent.v1.SectionReport
-	50, // 80: cutover.lbagent.v1.WatchResponse.sent_at:type_name -> google.protobuf.Timestamp
-	23, // 81: cutover.lbagent.v1.VerifyResponse.Answer.verified:type_name -> cutover.lbagent.v1.Verified
-	14, // 82: cutover.lbagent.v1.VerifyResponse.Answer.refusal:type_name -> cutover.lbagent.v1.Refusal
-	18, // 83: cutover.lbagent.v1.HostService.Prepare:input_type -> cutover.lbagent.v1.PrepareRequest
-	21, // 84: cutover.lbagent.v1.HostService.Activate:input_type -> cutover.lbagent.v1.ActivateRequest
-	24, // 85: cutover.lbagent.v1.HostService.Verify:input_type -> cutover.lbagent.v1.VerifyRequest
-	26, // 86: cutover.lbagent.v1.HostService.Commit:input_type -> cutover.lbagent.v1.CommitRequest
-	29, // 87: cutover.lbagent.v1.HostService.Abort:input_type -> cutover.lbagent.v1.AbortRequest
-	32, // 88: cutover.lbagent.v1.HostService.Amend:input_type -> cutover.lbagent.v1.AmendRequest
-	36, // 89: cutover.lbagent.v1.HostService.Sync:input_type -> cutover.lbagent.v1.SyncRequest
-	39, // 90: cutover.lbagent.v1.HostService.Show:input_type -> cutover.lbagent.v1.ShowRequest
-	43, // 91: cutover.lbagent.v1.HostService.Watch:input_type -> cutover.lbagent.v1.WatchRequest
-	19, // 92: cutover.lbagent.v1.HostService.Prepare:output_type -> cutover.lbagent.v1.PrepareResponse
-	22, // 93: cutover.lbagent.v1.HostService.Activate:output_type -> cutover.lbagent.v1.ActivateResponse
-	25, // 94: cutover.lbagent.v1.HostService.Verify:output_type -> cutover.lbagent.v1.VerifyResponse
-	27, // 95: cutover.lbagent.v1.HostService.Commit:output_type -> cutover.lbagent.v1.CommitResponse
-	30, // 96: cutover.lbagent.v1.HostService.Abort:output_type -> cutover.lbagent.v1.AbortResponse
-	33, // 97: cutover.lbagent.v1.HostService.Amend:output_type -> cutover.lbagent.v1.AmendResponse
-	37, // 98: cutover.lbagent.v1.HostService.Sync:output_type -> cutover.lbagent.v1.SyncResponse
-	40, // 99: cutover.lbagent.v1.HostService.Show:output_type -> cutover.lbagent.v1.ShowResponse
-	47, // 100: cutover.lbagent.v1.HostService.Watch:output_type -> cutover.lbagent.v1.WatchResponse
-	92, // [92:101] is the sub-list for method output_type
-	83, // [83:92] is the sub-list for method input_type
-	83, // [83:83] is the sub-list for extension type_name
-	83, // [83:83] is the sub-list for extension extendee
-	0,  // [0:83] is the sub-list for field type_name
+	0,   // 0: cutover.lbagent.v1.Health.kind:type_name -> cutover.lbagent.v1.HealthKind
+	53,  // 1: cutover.lbagent.v1.Health.interval:type_name -> google.protobuf.Duration
+	53,  // 2: cutover.lbagent.v1.Health.timeout:type_name -> google.protobuf.Duration
+	9,   // 3: cutover.lbagent.v1.Upstream.health:type_name -> cutover.lbagent.v1.Health
+	11,  // 4: cutover.lbagent.v1.Section.routes:type_name -> cutover.lbagent.v1.Route
+	10,  // 5: cutover.lbagent.v1.Section.upstreams:type_name -> cutover.lbagent.v1.Upstream
+	53,  // 6: cutover.lbagent.v1.Section.drain:type_name -> google.protobuf.Duration
+	8,   // 7: cutover.lbagent.v1.Change.base:type_name -> cutover.lbagent.v1.Version
+	12,  // 8: cutover.lbagent.v1.Change.target:type_name -> cutover.lbagent.v1.Section
+	1,   // 9: cutover.lbagent.v1.Refusal.reason:type_name -> cutover.lbagent.v1.RefusalReason
+	2,   // 10: cutover.lbagent.v1.UpstreamStatus.mode:type_name -> cutover.lbagent.v1.UpstreamMode
+	54,  // 11: cutover.lbagent.v1.Process.started_at:type_name -> google.protobuf.Timestamp
+	17,  // 12: cutover.lbagent.v1.Evidence.process:type_name -> cutover.lbagent.v1.Process
+	54,  // 13: cutover.lbagent.v1.Evidence.read_at:type_name -> google.protobuf.Timestamp
+	8,   // 14: cutover.lbagent.v1.Evidence.version:type_name -> cutover.lbagent.v1.Version
+	11,  // 15: cutover.lbagent.v1.Evidence.routes:type_name -> cutover.lbagent.v1.Route
+	16,  // 16: cutover.lbagent.v1.Evidence.upstreams:type_name -> cutover.lbagent.v1.UpstreamStatus
+	7,   // 17: cutover.lbagent.v1.PrepareRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	13,  // 18: cutover.lbagent.v1.PrepareRequest.changes:type_name -> cutover.lbagent.v1.Change
+	14,  // 19: cutover.lbagent.v1.PrepareRequest.origin:type_name -> cutover.lbagent.v1.Origin
+	53,  // 20: cutover.lbagent.v1.PrepareRequest.deadline:type_name -> google.protobuf.Duration
+	21,  // 21: cutover.lbagent.v1.PrepareResponse.ready:type_name -> cutover.lbagent.v1.Ready
+	15,  // 22: cutover.lbagent.v1.PrepareResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	18,  // 23: cutover.lbagent.v1.Ready.evidence:type_name -> cutover.lbagent.v1.Evidence
+	7,   // 24: cutover.lbagent.v1.ActivateRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	53,  // 25: cutover.lbagent.v1.ActivateRequest.deadline:type_name -> google.protobuf.Duration
+	24,  // 26: cutover.lbagent.v1.ActivateResponse.verified:type_name -> cutover.lbagent.v1.Verified
+	15,  // 27: cutover.lbagent.v1.ActivateResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	18,  // 28: cutover.lbagent.v1.ActivateResponse.failed_evidence:type_name -> cutover.lbagent.v1.Evidence
+	18,  // 29: cutover.lbagent.v1.Verified.evidence:type_name -> cutover.lbagent.v1.Evidence
+	7,   // 30: cutover.lbagent.v1.VerifyRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	52,  // 31: cutover.lbagent.v1.VerifyResponse.answers:type_name -> cutover.lbagent.v1.VerifyResponse.Answer
+	7,   // 32: cutover.lbagent.v1.CommitRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	29,  // 33: cutover.lbagent.v1.CommitResponse.committed:type_name -> cutover.lbagent.v1.Committed
+	15,  // 34: cutover.lbagent.v1.CommitResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	18,  // 35: cutover.lbagent.v1.Committed.evidence:type_name -> cutover.lbagent.v1.Evidence
+	7,   // 36: cutover.lbagent.v1.AbortRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	12,  // 37: cutover.lbagent.v1.AbortRequest.replacements:type_name -> cutover.lbagent.v1.Section
+	14,  // 38: cutover.lbagent.v1.AbortRequest.origin:type_name -> cutover.lbagent.v1.Origin
+	32,  // 39: cutover.lbagent.v1.AbortResponse.aborted:type_name -> cutover.lbagent.v1.Aborted
+	15,  // 40: cutover.lbagent.v1.AbortResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	18,  // 41: cutover.lbagent.v1.Aborted.evidence:type_name -> cutover.lbagent.v1.Evidence
+	7,   // 42: cutover.lbagent.v1.AmendRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	8,   // 43: cutover.lbagent.v1.AmendRequest.base:type_name -> cutover.lbagent.v1.Version
+	10,  // 44: cutover.lbagent.v1.AmendRequest.insert:type_name -> cutover.lbagent.v1.Upstream
+	14,  // 45: cutover.lbagent.v1.AmendRequest.origin:type_name -> cutover.lbagent.v1.Origin
+	53,  // 46: cutover.lbagent.v1.AmendRequest.deadline:type_name -> google.protobuf.Duration
+	35,  // 47: cutover.lbagent.v1.AmendResponse.amended:type_name -> cutover.lbagent.v1.Amended
+	15,  // 48: cutover.lbagent.v1.AmendResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	18,  // 49: cutover.lbagent.v1.Amended.evidence:type_name -> cutover.lbagent.v1.Evidence
+	12,  // 50: cutover.lbagent.v1.CommittedSection.section:type_name -> cutover.lbagent.v1.Section
+	8,   // 51: cutover.lbagent.v1.CommittedSection.version:type_name -> cutover.lbagent.v1.Version
+	7,   // 52: cutover.lbagent.v1.SyncRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	36,  // 53: cutover.lbagent.v1.SyncRequest.sections:type_name -> cutover.lbagent.v1.CommittedSection
+	14,  // 54: cutover.lbagent.v1.SyncRequest.origin:type_name -> cutover.lbagent.v1.Origin
+	39,  // 55: cutover.lbagent.v1.SyncResponse.synced:type_name -> cutover.lbagent.v1.Synced
+	15,  // 56: cutover.lbagent.v1.SyncResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	18,  // 57: cutover.lbagent.v1.Synced.evidence:type_name -> cutover.lbagent.v1.Evidence
+	7,   // 58: cutover.lbagent.v1.SetTrafficRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	3,   // 59: cutover.lbagent.v1.SetTrafficRequest.order:type_name -> cutover.lbagent.v1.TrafficOrder
+	14,  // 60: cutover.lbagent.v1.SetTrafficRequest.origin:type_name -> cutover.lbagent.v1.Origin
+	42,  // 61: cutover.lbagent.v1.SetTrafficResponse.traffic:type_name -> cutover.lbagent.v1.Traffic
+	15,  // 62: cutover.lbagent.v1.SetTrafficResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	3,   // 63: cutover.lbagent.v1.Traffic.order:type_name -> cutover.lbagent.v1.TrafficOrder
+	14,  // 64: cutover.lbagent.v1.Traffic.origin:type_name -> cutover.lbagent.v1.Origin
+	54,  // 65: cutover.lbagent.v1.Traffic.ordered_at:type_name -> google.protobuf.Timestamp
+	54,  // 66: cutover.lbagent.v1.Traffic.quiet_since:type_name -> google.protobuf.Timestamp
+	50,  // 67: cutover.lbagent.v1.ShowResponse.host:type_name -> cutover.lbagent.v1.HostState
+	46,  // 68: cutover.lbagent.v1.ShowResponse.sections:type_name -> cutover.lbagent.v1.SectionShow
+	45,  // 69: cutover.lbagent.v1.ShowResponse.drifts:type_name -> cutover.lbagent.v1.Drift
+	45,  // 70: cutover.lbagent.v1.ShowResponse.repaired:type_name -> cutover.lbagent.v1.Drift
+	4,   // 71: cutover.lbagent.v1.ShowResponse.policy:type_name -> cutover.lbagent.v1.DriftPolicy
+	5,   // 72: cutover.lbagent.v1.Drift.cause:type_name -> cutover.lbagent.v1.DriftCause
+	54,  // 73: cutover.lbagent.v1.Drift.since:type_name -> google.protobuf.Timestamp
+	54,  // 74: cutover.lbagent.v1.Drift.repaired_at:type_name -> google.protobuf.Timestamp
+	36,  // 75: cutover.lbagent.v1.SectionShow.committed:type_name -> cutover.lbagent.v1.CommittedSection
+	18,  // 76: cutover.lbagent.v1.SectionShow.running:type_name -> cutover.lbagent.v1.Evidence
+	7,   // 77: cutover.lbagent.v1.WatchRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	4,   // 78: cutover.lbagent.v1.WatchRequest.drift:type_name -> cutover.lbagent.v1.DriftPolicy
+	6,   // 79: cutover.lbagent.v1.OpenTxn.phase:type_name -> cutover.lbagent.v1.TxnPhase
+	15,  // 80: cutover.lbagent.v1.OpenTxn.refusal:type_name -> cutover.lbagent.v1.Refusal
+	8,   // 81: cutover.lbagent.v1.SectionReport.version:type_name -> cutover.lbagent.v1.Version
+	48,  // 82: cutover.lbagent.v1.SectionReport.open:type_name -> cutover.lbagent.v1.OpenTxn
+	18,  // 83: cutover.lbagent.v1.SectionReport.evidence:type_name -> cutover.lbagent.v1.Evidence
+	45,  // 84: cutover.lbagent.v1.SectionReport.drifts:type_name -> cutover.lbagent.v1.Drift
+	17,  // 85: cutover.lbagent.v1.HostState.process:type_name -> cutover.lbagent.v1.Process
+	45,  // 86: cutover.lbagent.v1.HostState.drifts:type_name -> cutover.lbagent.v1.Drift
+	42,  // 87: cutover.lbagent.v1.HostState.traffic:type_name -> cutover.lbagent.v1.Traffic
+	50,  // 88: cutover.lbagent.v1.WatchResponse.host:type_name -> cutover.lbagent.v1.HostState
+	49,  // 89: cutover.lbagent.v1.WatchResponse.sections:type_name -> cutover.lbagent.v1.SectionReport
+	54,  // 90: cutover.lbagent.v1.WatchResponse.sent_at:type_name -> google.protobuf.Timestamp
+	24,  // 91: cutover.lbagent.v1.VerifyResponse.Answer.verified:type_name -> cutover.lbagent.v1.Verified
+	15,  // 92: cutover.lbagent.v1.VerifyResponse.Answer.refusal:type_name -> cutover.lbagent.v1.Refusal
+	19,  // 93: cutover.lbagent.v1.HostService.Prepare:input_type -> cutover.lbagent.v1.PrepareRequest
+	22,  // 94: cutover.lbagent.v1.HostService.Activate:input_type -> cutover.lbagent.v1.ActivateRequest
+	25,  // 95: cutover.lbagent.v1.HostService.Verify:input_type -> cutover.lbagent.v1.VerifyRequest
+	27,  // 96: cutover.lbagent.v1.HostService.Commit:input_type -> cutover.lbagent.v1.CommitRequest
+	30,  // 97: cutover.lbagent.v1.HostService.Abort:input_type -> cutover.lbagent.v1.AbortRequest
+	33,  // 98: cutover.lbagent.v1.HostService.Amend:input_type -> cutover.lbagent.v1.AmendRequest
+	37,  // 99: cutover.lbagent.v1.HostService.Sync:input_type -> cutover.lbagent.v1.SyncRequest
+	40,  // 100: cutover.lbagent.v1.HostService.SetTraffic:input_type -> cutover.lbagent.v1.SetTrafficRequest
+	43,  // 101: cutover.lbagent.v1.HostService.Show:input_type -> cutover.lbagent.v1.ShowRequest
+	47,  // 102: cutover.lbagent.v1.HostService.Watch:input_type -> cutover.lbagent.v1.WatchRequest
+	20,  // 103: cutover.lbagent.v1.HostService.Prepare:output_type -> cutover.lbagent.v1.PrepareResponse
+	23,  // 104: cutover.lbagent.v1.HostService.Activate:output_type -> cutover.lbagent.v1.ActivateResponse
+	26,  // 105: cutover.lbagent.v1.HostService.Verify:output_type -> cutover.lbagent.v1.VerifyResponse
+	28,  // 106: cutover.lbagent.v1.HostService.Commit:output_type -> cutover.lbagent.v1.CommitResponse
+	31,  // 107: cutover.lbagent.v1.HostService.Abort:output_type -> cutover.lbagent.v1.AbortResponse
+	34,  // 108: cutover.lbagent.v1.HostService.Amend:output_type -> cutover.lbagent.v1.AmendResponse
+	38,  // 109: cutover.lbagent.v1.HostService.Sync:output_type -> cutover.lbagent.v1.SyncResponse
+	41,  // 110: cutover.lbagent.v1.HostService.SetTraffic:output_type -> cutover.lbagent.v1.SetTrafficResponse
+	44,  // 111: cutover.lbagent.v1.HostService.Show:output_type -> cutover.lbagent.v1.ShowResponse
+	51,  // 112: cutover.lbagent.v1.HostService.Watch:output_type -> cutover.lbagent.v1.WatchResponse
+	103, // [103:113] is the sub-list for method output_type
+	93,  // [93:103] is the sub-list for method input_type
+	93,  // [93:93] is the sub-list for extension type_name
+	93,  // [93:93] is the sub-list for extension extendee
+	0,   // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_cutover_lbagent_v1_host_proto_init() }
@@ -4165,7 +4513,11 @@ func file_cutover_lbagent_v1_host_proto_init() {
 		(*SyncResponse_Synced)(nil),
 		(*SyncResponse_Refusal)(nil),
 	}
-	file_cutover_lbagent_v1_host_proto_msgTypes[42].OneofWrappers = []any{
+	file_cutover_lbagent_v1_host_proto_msgTypes[34].OneofWrappers = []any{
+		(*SetTrafficResponse_Traffic)(nil),
+		(*SetTrafficResponse_Refusal)(nil),
+	}
+	file_cutover_lbagent_v1_host_proto_msgTypes[45].OneofWrappers = []any{
 		(*VerifyResponse_Answer_Verified)(nil),
 		(*VerifyResponse_Answer_Refusal)(nil),
 	}
@@ -4174,8 +4526,8 @@ func file_cutover_lbagent_v1_host_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cutover_lbagent_v1_host_proto_rawDesc), len(file_cutover_lbagent_v1_host_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   43,
+			NumEnums:      7,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

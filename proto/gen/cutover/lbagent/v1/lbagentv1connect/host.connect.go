@@ -53,6 +53,8 @@ const (
 	HostServiceAmendProcedure = "/cutover.lbagent.v1.HostService/Amend"
 	// HostServiceSyncProcedure is the fully-qualified name of the HostService's Sync RPC.
 	HostServiceSyncProcedure = "/cutover.lbagent.v1.HostService/Sync"
+	// HostServiceSetTrafficProcedure is the fully-qualified name of the HostService's SetTraffic RPC.
+	HostServiceSetTrafficProcedure = "/cutover.lbagent.v1.HostService/SetTraffic"
 	// HostServiceShowProcedure is the fully-qualified name of the HostService's Show RPC.
 	HostServiceShowProcedure = "/cutover.lbagent.v1.HostService/Show"
 	// HostServiceWatchProcedure is the fully-qualified name of the HostService's Watch RPC.
@@ -76,6 +78,9 @@ type HostServiceClient interface {
 	Amend(context.Context, *connect.Request[v1.AmendRequest]) (*connect.Response[v1.AmendResponse], error)
 	// Sync installs the committed Sections of the whole Group, and deletes what is not among them.
 	Sync(context.Context, *connect.Request[v1.SyncRequest]) (*connect.Response[v1.SyncResponse], error)
+	// SetTraffic says whether this Host may get traffic: it turns the readiness endpoint that upstream balancers watch, and
+	// changes nothing of the proxy.
+	SetTraffic(context.Context, *connect.Request[v1.SetTrafficRequest]) (*connect.Response[v1.SetTrafficResponse], error)
 	// Show reads committed, on-disk and running state side by side.
 	Show(context.Context, *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error)
 	// Watch streams reports: a complete one first, then one for each Section that changed, and a heartbeat each second.
@@ -135,6 +140,12 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("Sync")),
 			connect.WithClientOptions(opts...),
 		),
+		setTraffic: connect.NewClient[v1.SetTrafficRequest, v1.SetTrafficResponse](
+			httpClient,
+			baseURL+HostServiceSetTrafficProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("SetTraffic")),
+			connect.WithClientOptions(opts...),
+		),
 		show: connect.NewClient[v1.ShowRequest, v1.ShowResponse](
 			httpClient,
 			baseURL+HostServiceShowProcedure,
@@ -152,15 +163,16 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // hostServiceClient implements HostServiceClient.
 type hostServiceClient struct {
-	prepare  *connect.Client[v1.PrepareRequest, v1.PrepareResponse]
-	activate *connect.Client[v1.ActivateRequest, v1.ActivateResponse]
-	verify   *connect.Client[v1.VerifyRequest, v1.VerifyResponse]
-	commit   *connect.Client[v1.CommitRequest, v1.CommitResponse]
-	abort    *connect.Client[v1.AbortRequest, v1.AbortResponse]
-	amend    *connect.Client[v1.AmendRequest, v1.AmendResponse]
-	sync     *connect.Client[v1.SyncRequest, v1.SyncResponse]
-	show     *connect.Client[v1.ShowRequest, v1.ShowResponse]
-	watch    *connect.Client[v1.WatchRequest, v1.WatchResponse]
+	prepare    *connect.Client[v1.PrepareRequest, v1.PrepareResponse]
+	activate   *connect.Client[v1.ActivateRequest, v1.ActivateResponse]
+	verify     *connect.Client[v1.VerifyRequest, v1.VerifyResponse]
+	commit     *connect.Client[v1.CommitRequest, v1.CommitResponse]
+	abort      *connect.Client[v1.AbortRequest, v1.AbortResponse]
+	amend      *connect.Client[v1.AmendRequest, v1.AmendResponse]
+	sync       *connect.Client[v1.SyncRequest, v1.SyncResponse]
+	setTraffic *connect.Client[v1.SetTrafficRequest, v1.SetTrafficResponse]
+	show       *connect.Client[v1.ShowRequest, v1.ShowResponse]
+	watch      *connect.Client[v1.WatchRequest, v1.WatchResponse]
 }
 
 // Prepare calls cutover.lbagent.v1.HostService.Prepare.
@@ -198,6 +210,11 @@ func (c *hostServiceClient) Sync(ctx context.Context, req *connect.Request[v1.Sy
 	return c.sync.CallUnary(ctx, req)
 }
 
+// SetTraffic calls cutover.lbagent.v1.HostService.SetTraffic.
+func (c *hostServiceClient) SetTraffic(ctx context.Context, req *connect.Request[v1.SetTrafficRequest]) (*connect.Response[v1.SetTrafficResponse], error) {
+	return c.setTraffic.CallUnary(ctx, req)
+}
+
 // Show calls cutover.lbagent.v1.HostService.Show.
 func (c *hostServiceClient) Show(ctx context.Context, req *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error) {
 	return c.show.CallUnary(ctx, req)
@@ -225,6 +242,9 @@ type HostServiceHandler interface {
 	Amend(context.Context, *connect.Request[v1.AmendRequest]) (*connect.Response[v1.AmendResponse], error)
 	// Sync installs the committed Sections of the whole Group, and deletes what is not among them.
 	Sync(context.Context, *connect.Request[v1.SyncRequest]) (*connect.Response[v1.SyncResponse], error)
+	// SetTraffic says whether this Host may get traffic: it turns the readiness endpoint that upstream balancers watch, and
+	// changes nothing of the proxy.
+	SetTraffic(context.Context, *connect.Request[v1.SetTrafficRequest]) (*connect.Response[v1.SetTrafficResponse], error)
 	// Show reads committed, on-disk and running state side by side.
 	Show(context.Context, *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error)
 	// Watch streams reports: a complete one first, then one for each Section that changed, and a heartbeat each second.
@@ -280,6 +300,12 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("Sync")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceSetTrafficHandler := connect.NewUnaryHandler(
+		HostServiceSetTrafficProcedure,
+		svc.SetTraffic,
+		connect.WithSchema(hostServiceMethods.ByName("SetTraffic")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceShowHandler := connect.NewUnaryHandler(
 		HostServiceShowProcedure,
 		svc.Show,
@@ -308,6 +334,8 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceAmendHandler.ServeHTTP(w, r)
 		case HostServiceSyncProcedure:
 			hostServiceSyncHandler.ServeHTTP(w, r)
+		case HostServiceSetTrafficProcedure:
+			hostServiceSetTrafficHandler.ServeHTTP(w, r)
 		case HostServiceShowProcedure:
 			hostServiceShowHandler.ServeHTTP(w, r)
 		case HostServiceWatchProcedure:
@@ -347,6 +375,10 @@ func (UnimplementedHostServiceHandler) Amend(context.Context, *connect.Request[v
 
 func (UnimplementedHostServiceHandler) Sync(context.Context, *connect.Request[v1.SyncRequest]) (*connect.Response[v1.SyncResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cutover.lbagent.v1.HostService.Sync is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) SetTraffic(context.Context, *connect.Request[v1.SetTrafficRequest]) (*connect.Response[v1.SetTrafficResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cutover.lbagent.v1.HostService.SetTraffic is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) Show(context.Context, *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error) {

@@ -1,0 +1,126 @@
+package lbagent
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+)
+
+func (h *host) traffic(order lbagentv1.TrafficOrder) *lbagentv1.Traffic {
+	h.t.Helper()
+	r, err := h.client.SetTraffic(h.ctx(), connect.NewRequest(&lbagentv1.SetTrafficRequest{Fence: h.fence(), Order: order,
+		Origin: &lbagentv1.Origin{Actor: "kim", Reason: "because"}}))
+	if err != nil || r.Msg.GetTraffic() == nil {
+		h.t.Fatal(r, err)
+	}
+	return r.Msg.GetTraffic()
+}
+
+func (h *host) ready(want int, says string) {
+	h.t.Helper()
+	var code int
+	var body string
+	h.eventually("readyz answers as it should", func() bool {
+		code, body = h.get("/readyz")
+		return code == want && strings.Contains(body, says)
+	})
+}
+
+const (
+	in  = lbagentv1.TrafficOrder_TRAFFIC_ORDER_IN
+	out = lbagentv1.TrafficOrder_TRAFFIC_ORDER_OUT
+)
+
+// The readiness endpoint is red until somebody says that the Host may get traffic and its proxy serves what is committed,
+// red while it is ordered out, over restarts too, and never because nobody calls.
+func TestReadinessIsTruthful(t *testing.T) {
+	h := newHost(t).start()
+	h.ready(http.StatusServiceUnavailable, "no orchestrator has said yet")
+	h.traffic(in)
+	h.ready(http.StatusOK, "ready")
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	h.ready(http.StatusOK, "ready")
+	if got := h.traffic(out); got.GetReady() || got.GetOrigin().GetActor() != "kim" || got.GetOrderedAt() == nil {
+		t.Errorf("%v", got)
+	}
+	h.ready(http.StatusServiceUnavailable, "out of traffic (kim: because)")
+	h.stop()
+	h.start()
+	h.ready(http.StatusServiceUnavailable, "out of traffic (kim: because)")
+	h.traffic(in)
+	h.ready(http.StatusOK, "ready")
+	h.stop() // nobody calls it any more: it is as ready as before (FAIL-STATIC)
+	h.start()
+	h.ready(http.StatusOK, "ready")
+
+	// An order of a leader that was replaced moves nothing (FENCE).
+	h.epoch = 2
+	h.traffic(in)
+	h.epoch = 1
+	r, err := h.client.SetTraffic(h.ctx(), connect.NewRequest(&lbagentv1.SetTrafficRequest{Fence: h.fence(), Order: out}))
+	if err != nil || r.Msg.GetRefusal().GetReason() != lbagentv1.RefusalReason_REFUSAL_REASON_STALE_EPOCH {
+		t.Errorf("%v %v", r, err)
+	}
+	if _, err := h.client.SetTraffic(h.ctx(), connect.NewRequest(&lbagentv1.SetTrafficRequest{Fence: h.fence()})); connect.CodeOf(err) != connect.CodeInvalidArgument {
+		t.Errorf("no order: %v", err)
+	}
+	h.epoch = 2
+	h.ready(http.StatusOK, "ready")
+}
+
+// An agent that starts beside a proxy which serves something else says so until that is put right.
+func TestNotReadyBeforeTheCommittedStateIsServed(t *testing.T) {
+	h := newHost(t).start()
+	h.traffic(in)
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	h.ready(http.StatusOK, "ready")
+	h.stop()
+	h.proxy.with(func() { h.proxy.down = true })
+	h.start()
+	h.ready(http.StatusServiceUnavailable, "the proxy")
+	h.proxy.with(func() { h.proxy.down = false })
+	h.ready(http.StatusOK, "ready")
+}
+
+// The client connections of the frontend are counted while the Host is out of traffic, and only then.
+func TestClientsAreCounted(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	h := newHost(t)
+	h.frontend = []netip.AddrPort{netip.MustParseAddrPort(l.Addr().String())}
+	h.start()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := func() *lbagentv1.Traffic { return h.agent.traffic(h.agent.state.Load()) }
+	h.traffic(in)
+	if state().GetCounted() {
+		t.Error("counted although it is in traffic")
+	}
+	h.traffic(out)
+	h.eventually("the client to be counted", func() bool { s := state(); return s.GetCounted() && s.GetSessions() == 1 && s.GetQuietSince() == nil })
+	_ = server.Close()
+	_ = client.Close()
+	h.eventually("no client to be left", func() bool { s := state(); return s.GetSessions() == 0 && s.GetQuietSince() != nil })
+	since := state().GetQuietSince().AsTime()
+	h.eventually("it to stay so", func() bool { return time.Since(since) > 3*countEvery })
+	if got := state().GetQuietSince().AsTime(); !got.Equal(since) {
+		t.Errorf("quiet since %v, was %v", got, since)
+	}
+}
