@@ -48,11 +48,17 @@ type pending struct {
 // lead takes the Hosts over, as a new leader does. The orchestrator must be gone.
 func (c *benchCluster) lead() *leader {
 	c.Helper()
+	return newLeader(c.TB, c.declared(), nil)
+}
+
+// declared are the cluster's Hosts as an orchestrator knows them.
+func (c *benchCluster) declared() []registry.Host {
+	c.Helper()
 	var hosts []registry.Host
 	for _, h := range c.info.Hosts {
 		hosts = append(hosts, registry.Host{Name: h.Name, Group: h.Group, AgentURL: h.AgentURL, TLS: c.tls()})
 	}
-	return newLeader(c.TB, hosts, nil)
+	return hosts
 }
 
 // newLeader leads the Hosts, whose cluster is "dev" and whose Group is "public". committed are the Sections that the store

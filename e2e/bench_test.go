@@ -33,6 +33,7 @@ type figure struct {
 	unit    string  // of bar and values
 	values  []float64
 	worst   bool // the bar is for the largest value, else for the median
+	least   bool // the bar is what the value must reach, not what it may be
 	polling string
 }
 
@@ -58,7 +59,7 @@ func (t *table) note(format string, args ...any) {
 	t.notes = append(t.notes, fmt.Sprintf(format, args...))
 }
 
-// print writes the table. Verdicts are OK or ABOVE; lines without a bar have none.
+// print writes the table. Verdicts are OK, ABOVE or BELOW; lines without a bar have none.
 func (t *table) print(w io.Writer) {
 	fmt.Fprintf(w, "\nFigures beside their bars (%d CPUs, load %s)\n\n", runtime.NumCPU(), loadAverage())
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -71,7 +72,12 @@ func (t *table) print(w io.Writer) {
 				compared, kind = slices.Max(f.values), "max"
 			}
 			bar, verdict = fmt.Sprintf("%s <= %s", kind, amount(f.bar, f.unit)), "OK"
-			if compared > f.bar {
+			switch {
+			case f.least:
+				if bar = ">= " + amount(f.bar, f.unit); compared < f.bar {
+					verdict = "BELOW"
+				}
+			case compared > f.bar:
 				verdict = "ABOVE"
 			}
 		}
@@ -140,6 +146,8 @@ func BenchmarkBars(b *testing.B) {
 		b.Run("prepare-"+kind, func(b *testing.B) { benchPrepare(b, t, kind) })
 	}
 	b.Run("scale", func(b *testing.B) { benchScale(b, t) })
+	b.Run("growth", func(b *testing.B) { benchGrowth(b, t) })
+	b.Run("sustained", func(b *testing.B) { benchSustained(b, t) })
 	b.Run("memory", func(b *testing.B) { benchMemory(b, t) })
 	if len(t.figures) > 0 {
 		t.print(os.Stdout)

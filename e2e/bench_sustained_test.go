@@ -1,0 +1,184 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+)
+
+// benchSustained lets changes of many Apps follow each other without a pause on one Group of 4 HAProxy Hosts, and counts
+// those that were verified on all of them. Each puts one upstream in and takes another out, with checks every 50 ms; an App's
+// next change begins when every Host has released what the last one took out.
+//
+// It runs for BENCH_SECONDS (30), or BENCH_MINUTES; the bar is for 10 minutes. Server rows and memory are taken after a
+// third of the time and at the end: they have to stay flat.
+func benchSustained(b *testing.B, t *table) {
+	apps := envInt("BENCH_APPS", 32)
+	length := time.Duration(envInt("BENCH_SECONDS", 60*envInt("BENCH_MINUTES", 0))) * time.Second
+	if length == 0 {
+		length = 30 * time.Second
+	}
+	c := newBenchCluster(b, "haproxy=4")
+	c.leaveHosts()
+	l := c.lead()
+	tasks := runSamples(b, 3)
+	b.ReportMetric(0, "ns/op") // of no meaning here
+	sections := make([]*lbagentv1.Section, apps)
+	for i := range sections {
+		name := fmt.Sprintf("app-%d", i)
+		s := &lbagentv1.Section{App: name, Spec: 1, Routes: []*lbagentv1.Route{{Host: "*", Path: "/" + name}}, Drain: durationpb.New(5 * time.Second)}
+		for j := range 2 {
+			s.Upstreams = append(s.Upstreams, benchUpstream(fmt.Sprintf("%s-first-%d", name, j), tasks[j], 50*time.Millisecond, 1))
+		}
+		l.change(s)
+		sections[i] = s
+	}
+	stop := profiled(b)
+	start := time.Now()
+	var changes atomic.Int64
+	var mu sync.Mutex
+	var took []time.Duration
+	var work sync.WaitGroup
+	for i, s := range sections {
+		work.Go(func() {
+			free := tasks[2]
+			for n := 0; time.Since(start) < length; n++ {
+				leaving := s.Upstreams[0].Address
+				next := oneInOneOut(s, fmt.Sprintf("app-%d-%d", i, n), free, 50*time.Millisecond)
+				spent, err := l.try(next)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				s, free = next, leaving
+				changes.Add(1)
+				mu.Lock()
+				took = append(took, spent.whole)
+				mu.Unlock()
+			}
+		})
+	}
+	<-time.After(length / 3)
+	rows, agents := c.serverRows(), c.agentSizes()
+	work.Wait()
+	elapsed := time.Since(start)
+	stop()
+	rowsAfter, agentsAfter := c.serverRows(), c.agentSizes()
+	rate := float64(changes.Load()) / elapsed.Seconds()
+	b.ReportMetric(rate, "changes/s")
+	t.add(figure{name: fmt.Sprintf("sustained: 4 HAProxy hosts, %d Apps, %s", apps, length), bar: 100, unit: "/s", values: []float64{rate}, least: true, polling: "3-4 /s"})
+	t.times("sustained: one change meanwhile", 0, pollingChange, took)
+	t.note("sustained: server rows of a host after a third of the time %v, at the end %v; VmRSS of the lbagents in MiB %v, %v", rows, rowsAfter, agents, agentsAfter)
+}
+
+// serverRows counts the servers that each Host's HAProxy holds, tombstones included.
+func (c *benchCluster) serverRows() []int {
+	c.Helper()
+	var out []int
+	for _, h := range c.info.Hosts {
+		conn, err := net.Dial("unix", filepath.Join(c.dir, "hosts", h.Name, "run", "haproxy.sock"))
+		if err == nil {
+			_, err = io.WriteString(conn, "show servers state\n")
+		}
+		if err != nil {
+			c.Fatal(err)
+		}
+		text, err := io.ReadAll(conn)
+		if err != nil {
+			c.Fatal(err)
+		}
+		_ = conn.Close()
+		out = append(out, strings.Count(string(text), " cutover_"))
+	}
+	return out
+}
+
+func (c *benchCluster) agentSizes() []int {
+	c.Helper()
+	var out []int
+	for i := range c.info.Hosts {
+		out = append(out, int(weigh(c, c.agentPID(i)).resident))
+	}
+	return out
+}
+
+// benchGrowth measures one runtime change, from the proposal to the Commit record, on a Host with 10 Apps and on one with
+// 1,000, in turn: what else the machine does meanwhile slows both. The bar is for the ratio of the medians. Each Host is a
+// Group's only one, with its own coordinator and store. The Apps have 4 upstreams, checked every 5 s.
+//
+// Then the lbagent with 1,000 Apps is killed: the time until it runs again (its supervisor starts it), is connected, and has
+// read every App back from the proxy as it is committed.
+func benchGrowth(b *testing.B, t *table) {
+	c := newBenchCluster(b, "haproxy=2")
+	c.leaveHosts()
+	tasks := runSamples(b, 2)
+	b.ReportMetric(0, "ns/op") // of no meaning here
+	sizes := []int{10, 1000}
+	var leaders []*leader
+	for i, apps := range sizes {
+		leaders = append(leaders, newLeader(b, c.declared()[i:i+1], fillerSections(apps, 4, func(int, int) string { return tasks[0] })))
+	}
+	took := make([][]time.Duration, len(sizes))
+	free := []string{tasks[1], tasks[1]}
+	for round := range preparesFirst + growthChanges {
+		for i, l := range leaders {
+			s := l.committed["app-0"]
+			leaving := s.Upstreams[0].Address
+			spent := l.change(oneInOneOut(s, fmt.Sprintf("next-%d", round), free[i], 50*time.Millisecond))
+			free[i] = leaving
+			if round >= preparesFirst {
+				took[i] = append(took[i], spent.whole)
+			}
+		}
+	}
+	for i, apps := range sizes {
+		t.times(fmt.Sprintf("growth: one change, 1 haproxy host with %d Apps", apps), 0, pollingNone, took[i])
+	}
+	ratio := float64(median(took[1])) / float64(median(took[0]))
+	t.add(figure{name: "growth: one change, at 1,000 Apps / at 10", bar: 2, unit: "x", values: []float64{ratio}, polling: pollingNone})
+
+	var back []time.Duration
+	for range 5 {
+		back = append(back, c.killAgent(1, leaders[1], sizes[1]))
+	}
+	t.times("recovery: lbagent (haproxy, 1,000 Apps) killed, to all Apps verified", 2*time.Second, pollingNone, back)
+}
+
+const growthChanges = 40
+
+// killAgent returns how long it took until every App was read anew.
+func (c *benchCluster) killAgent(i int, l *leader, apps int) time.Duration {
+	c.Helper()
+	p, err := os.FindProcess(c.agentPID(i))
+	if err != nil {
+		c.Fatal(err)
+	}
+	start := time.Now()
+	if err := p.Kill(); err != nil {
+		c.Fatal(err)
+	}
+	l.await("every App is read anew", func() bool {
+		h := l.Hosts()[0]
+		if !h.Connected || len(h.Sections) < apps {
+			return false
+		}
+		for _, s := range h.Sections {
+			if !s.GetEvidence().GetReadAt().AsTime().After(start) {
+				return false
+			}
+		}
+		return true
+	})
+	return time.Since(start)
+}
