@@ -40,6 +40,9 @@ type Driver struct {
 	strangers []stranger
 	tainted   int // pid of the worker that has loaded a file that somebody had altered; 0: none
 
+	masterWord shared[processes]
+	ports      shared[processes]
+
 	checks validator
 	lock   *os.File // the tree is ours alone while the Driver is open
 }

@@ -1,11 +1,9 @@
 package haproxy
 
 import (
-	"encoding/csv"
-	"errors"
 	"fmt"
-	"io"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -148,57 +146,96 @@ type statRow struct {
 	sessions        int // current and queued
 }
 
-func parseStat(text string) ([]statRow, error) {
-	r := csv.NewReader(strings.NewReader(text))
-	r.FieldsPerRecord = -1
-	r.LazyQuotes = true
-	header, err := r.Read()
-	if err != nil {
-		return nil, fmt.Errorf("show stat: header: %w", err)
-	}
-	column := make(map[string]int, len(header))
-	for i, name := range header {
-		column[strings.TrimPrefix(name, "# ")] = i
-	}
-	for _, name := range []string{"pxname", "svname", "type", "status", "qcur", "scur", "check_status", "check_rise", "check_fall", "check_health"} {
-		if _, ok := column[name]; !ok {
-			return nil, fmt.Errorf("show stat: no column %s in %.200q", name, strings.Join(header, ","))
+// The columns that are used, in the order in which columns finds them.
+var (
+	statColumns  = []string{"pxname", "svname", "type", "status", "check_status", "qcur", "scur", "check_rise", "check_fall", "check_health"}
+	stateColumns = []string{"be_name", "srv_name", "srv_addr", "srv_port", "srv_op_state", "srv_admin_state", "srv_uweight", "srv_check_state"}
+)
+
+// columns finds the named columns in a header.
+func columns(what string, header, named []string) ([]int, error) {
+	at := make([]int, len(named))
+	for i, name := range named {
+		if at[i] = slices.Index(header, name); at[i] < 0 {
+			return nil, fmt.Errorf("%s: no column %s in %.200q", what, name, strings.Join(header, ","))
 		}
 	}
-	var rows []statRow
+	return at, nil
+}
+
+// number reads what is not negative; "" is 0.
+func number(text string) (int, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err == nil && n < 0 {
+		err = strconv.ErrRange
+	}
+	return n, err
+}
+
+// nextRecord takes one row off CSV as HAProxy writes it: a field that holds a comma, a quote or a line break is quoted.
+// The fields are written into fields, which is reused: a Host with thousands of servers is read often.
+func nextRecord(text string, fields []string) (_ []string, rest string) {
+	fields = fields[:0]
 	for {
-		record, err := r.Read()
-		if errors.Is(err, io.EOF) {
-			return rows, nil
+		if strings.HasPrefix(text, `"`) {
+			end := 1
+			for end < len(text) && (text[end] != '"' || end+1 < len(text) && text[end+1] == '"') {
+				if text[end] == '"' {
+					end++
+				}
+				end++
+			}
+			fields = append(fields, text[1:min(end, len(text))])
+			text = text[min(end+1, len(text)):]
+		} else {
+			end := strings.IndexAny(text, ",\n")
+			if end < 0 {
+				end = len(text)
+			}
+			fields = append(fields, text[:end])
+			text = text[end:]
 		}
-		if err != nil {
-			return nil, fmt.Errorf("show stat: %w", err)
+		if !strings.HasPrefix(text, ",") {
+			return fields, strings.TrimPrefix(text, "\n")
 		}
+		text = text[1:]
+	}
+}
+
+func parseStat(text string) ([]statRow, error) {
+	header, text := nextRecord(strings.TrimPrefix(text, "# "), nil)
+	at, err := columns("show stat", header, statColumns)
+	if err != nil {
+		return nil, err
+	}
+	rows := make([]statRow, 0, strings.Count(text, "\n")+1)
+	record := make([]string, 0, len(header))
+	for text != "" {
+		record, text = nextRecord(text, record)
 		if len(record) == 1 && record[0] == "" {
 			continue
 		}
 		if len(record) < len(header)-1 { // the header ends in a comma
 			return nil, fmt.Errorf("show stat: a row of %d columns under %d", len(record), len(header))
 		}
-		field := func(name string) string { return record[column[name]] }
-		if field("type") != "2" { // servers
+		if record[at[2]] != "2" { // servers
 			continue
 		}
-		row := statRow{backend: field("pxname"), server: field("svname"), status: field("status")}
-		row.checkStatus, row.checking = strings.CutPrefix(field("check_status"), "* ")
-		var sessions, queued int
-		for name, into := range map[string]*int{
-			"scur": &sessions, "qcur": &queued, "check_rise": &row.rise, "check_fall": &row.fall, "check_health": &row.health,
-		} {
-			if v := field(name); v != "" {
-				if *into, err = strconv.Atoi(v); err != nil || *into < 0 {
-					return nil, fmt.Errorf("show stat: %s of %s/%s is %.20q", name, row.backend, row.server, v)
-				}
+		row := statRow{backend: record[at[0]], server: record[at[1]], status: record[at[3]]}
+		row.checkStatus, row.checking = strings.CutPrefix(record[at[4]], "* ")
+		var queued int
+		for i, into := range [...]*int{&queued, &row.sessions, &row.rise, &row.fall, &row.health} {
+			if *into, err = number(record[at[5+i]]); err != nil {
+				return nil, fmt.Errorf("show stat: %s of %s/%s is %.20q", statColumns[5+i], row.backend, row.server, record[at[5+i]])
 			}
 		}
-		row.sessions = sessions + queued
+		row.sessions += queued
 		rows = append(rows, row)
 	}
+	return rows, nil
 }
 
 // stateRow is one server in "show servers state".
@@ -232,37 +269,33 @@ func parseServersState(text string) (header string, rows []stateRow, err error) 
 		return "", nil, fmt.Errorf("show servers state: want format 1 and a header, got %.200q", text)
 	}
 	header = lines[0] + "\n" + lines[1] + "\n"
-	column := map[string]int{}
 	names := strings.Fields(strings.TrimPrefix(lines[1], "# "))
-	for i, name := range names {
-		column[name] = i
+	at, err := columns("show servers state", names, stateColumns)
+	if err != nil {
+		return "", nil, err
 	}
-	for _, name := range []string{"be_name", "srv_name", "srv_addr", "srv_port", "srv_op_state", "srv_admin_state", "srv_uweight", "srv_check_state"} {
-		if _, ok := column[name]; !ok {
-			return "", nil, fmt.Errorf("show servers state: no column %s", name)
-		}
-	}
+	rows = make([]stateRow, 0, len(lines)-2)
+	fields := make([]string, 0, len(names))
 	for _, line := range lines[2:] {
-		if strings.TrimSpace(line) == "" {
+		fields = fields[:0]
+		for f := range strings.FieldsSeq(line) {
+			fields = append(fields, f)
+		}
+		if len(fields) == 0 {
 			continue
 		}
-		fields := strings.Fields(line)
 		if len(fields) < len(names) {
 			return "", nil, fmt.Errorf("show servers state: %d columns under %d: %.200q", len(fields), len(names), line)
 		}
-		row := stateRow{backend: fields[column["be_name"]], server: fields[column["srv_name"]], line: line}
+		row := stateRow{backend: fields[at[0]], server: fields[at[1]], line: line}
 		var port, op int
-		for name, into := range map[string]*int{
-			"srv_port": &port, "srv_op_state": &op, "srv_admin_state": &row.admin,
-			"srv_uweight": &row.weight, "srv_check_state": &row.checkState,
-		} {
-			v := fields[column[name]]
-			if *into, err = strconv.Atoi(v); err != nil || *into < 0 {
-				return "", nil, fmt.Errorf("show servers state: %s of %s/%s is %.20q", name, row.backend, row.server, v)
+		for i, into := range [...]*int{&port, &op, &row.admin, &row.weight, &row.checkState} {
+			if *into, err = number(fields[at[3+i]]); err != nil {
+				return "", nil, fmt.Errorf("show servers state: %s of %s/%s is %.20q", stateColumns[3+i], row.backend, row.server, fields[at[3+i]])
 			}
 		}
 		row.running = op != 0
-		if addr, err := netip.ParseAddr(fields[column["srv_addr"]]); err == nil && port < 1<<16 {
+		if addr, err := netip.ParseAddr(fields[at[2]]); err == nil && port < 1<<16 {
 			row.address = netip.AddrPortFrom(addr, uint16(port))
 		}
 		rows = append(rows, row)

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -62,6 +63,25 @@ func TestParseRealAnswers(t *testing.T) {
 	if diff := cmp.Diff([]mapEntry{{"", "*|/shop/", "cutover_h0001:1"}, {"", "a.x|/shop/", "cutover_h0001:0"}, {"", "a.x|/shop/deep/", "cutover_h0001:2"}},
 		entries, cmp.AllowUnexported(mapEntry{}), cmpopts.IgnoreFields(mapEntry{}, "id")); err != nil || diff != "" {
 		t.Errorf("map: %v\n%s", err, diff)
+	}
+}
+
+func TestParseStatWithQuotedFields(t *testing.T) {
+	header, _, _ := strings.Cut(golden(t, "show-stat.txt"), "\n")
+	names := strings.Split(strings.TrimPrefix(header, "# "), ",")
+	values := make([]string, len(names))
+	for name, v := range map[string]string{"pxname": "b", "svname": "s", "type": "2", "status": "UP", "check_status": "* L7OK", "scur": "2", "qcur": "3",
+		"last_chk": "\"said \"\"no, not\nnow\"\"\""} {
+		values[slices.Index(names, name)] = v
+	}
+	row := strings.Join(values, ",") + "\n"
+	got, err := parseStat(header + "\n" + row + row)
+	want := statRow{backend: "b", server: "s", status: "UP", checkStatus: "L7OK", checking: true, sessions: 5}
+	if err != nil || len(got) != 2 || got[0] != want || got[1] != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := parseStat(header + "\n" + "b,s,1\n"); err == nil {
+		t.Errorf("a torn row was taken for %+v", got)
 	}
 }
 

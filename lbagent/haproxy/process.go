@@ -24,17 +24,10 @@ func (d *Driver) processes(ctx context.Context) (processes, error) {
 	ctx, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
 	for {
-		answers, err := d.master.ask(ctx, "show proc")
+		p, err := d.masterWord.get(ctx, d.askMaster)
 		if err == nil {
-			p, perr := parseProcesses(answers[0])
-			if perr == nil && len(p.current) == 1 {
-				d.lastMaster.Store(int64(p.master))
-				return p, nil
-			}
-			if perr == nil {
-				perr = fmt.Errorf("%w: the master names %d current workers", driver.ErrProxyDown, len(p.current))
-			}
-			err = perr
+			d.lastMaster.Store(int64(p.master))
+			return p, nil
 		}
 		if !d.masterLives() || ctx.Err() != nil {
 			return processes{}, err
@@ -43,6 +36,19 @@ func (d *Driver) processes(ctx context.Context) (processes, error) {
 			return processes{}, err
 		}
 	}
+}
+
+// askMaster asks once.
+func (d *Driver) askMaster(ctx context.Context) (processes, error) {
+	answers, err := d.master.ask(ctx, "show proc")
+	if err != nil {
+		return processes{}, err
+	}
+	p, err := parseProcesses(answers[0])
+	if err == nil && len(p.current) != 1 {
+		err = fmt.Errorf("%w: the master names %d current workers", driver.ErrProxyDown, len(p.current))
+	}
+	return p, err
 }
 
 // masterLives says whether the master that answered last is still a process.

@@ -73,7 +73,11 @@ func (t *tree) publish(s driver.Section) error {
 
 	// Routes of this App: those that name one of its slots go, the wanted come.
 	routes := maps.Clone(t.routes)
+	mine := mentionsAny(held)
 	for key, value := range routes {
+		if !mine(value) {
+			continue
+		}
 		if _, to, ok := parseRoute(key, value); ok && holdsAny(held, to.backends) {
 			delete(routes, key)
 		}
@@ -242,7 +246,12 @@ func (t *tree) digest(app string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("published digest of %s: %w", app, err)
 	}
-	for key, value := range parseMapFile(text) {
+	mine := mentionsAny(t.apps[app])
+	for line := range strings.Lines(string(text)) {
+		if !mine(line) {
+			continue
+		}
+		key, value, _ := strings.Cut(strings.TrimRight(line, "\n"), " ")
 		if r, to, ok := parseRoute(key, value); ok && holdsAny(t.apps[app], to.backends) {
 			s.Routes = append(s.Routes, r)
 		}

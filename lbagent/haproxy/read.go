@@ -16,11 +16,9 @@ const manySlots = 40
 // Read reports what the running worker holds for the Apps, with the sessions of workers that are leaving added. It reads
 // the worker alone: what is published plays no part, except to know which upstreams are meant to be without checks.
 func (d *Driver) Read(ctx context.Context, apps ...string) (driver.Reading, error) {
-	holders := map[slot]string{}
-	for s, app := range d.tree.allHolders() {
-		if len(apps) == 0 || slices.Contains(apps, app) {
-			holders[s] = app
-		}
+	holders := d.tree.holdersOf(apps)
+	if len(apps) == 0 {
+		holders = d.tree.allHolders()
 	}
 	slots := slices.SortedFunc(maps.Keys(holders), slot.compare)
 	if slots == nil {

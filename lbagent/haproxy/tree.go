@@ -322,6 +322,19 @@ func (t *tree) slotsOf(app string) map[string]slot {
 	return maps.Clone(t.apps[app])
 }
 
+// holdersOf returns the App of every slot that one of the Apps holds.
+func (t *tree) holdersOf(apps []string) map[slot]string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := map[slot]string{}
+	for _, app := range apps {
+		for _, s := range t.apps[app] {
+			out[s] = app
+		}
+	}
+	return out
+}
+
 // allHolders returns the App of every held slot.
 func (t *tree) allHolders() map[slot]string {
 	t.mu.Lock()
