@@ -158,8 +158,8 @@ func (s *State) RecentRepairs() []Drift { return s.repaired }
 
 // leaves says whether the policy leaves the difference alone now.
 func (s *State) leaves(d *Drift) bool {
-	if s.Policy() != PolicyReport || d.Cause == RestartedProxy || d.Cause == Refused {
-		return false
+	if s.Policy() != PolicyReport || d.Cause == RestartedProxy || d.Cause == Refused || d.Cause == UnknownSection {
+		return false // a restart takes back what was journaled; what is unknown, the next Sync decides
 	}
 	return d.App == "" || s.untouched(d.App)
 }

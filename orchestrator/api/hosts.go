@@ -14,6 +14,8 @@ type hostName struct {
 
 type hostListOutput struct{ Body wire.HostList }
 
+type hostDriftOutput struct{ Body wire.HostDrift }
+
 type hostShowOutput struct{ Body wire.HostShow }
 
 func (h *Handler) registerHosts(api huma.API) {
@@ -39,5 +41,15 @@ func (h *Handler) registerHosts(api huma.API) {
 				return nil, h.failure(ctx, "reading the Host", err)
 			}
 			return &hostShowOutput{Body: wire.CompleteShow(show)}, nil
+		})
+
+	huma.Register(api, get(api, "/v1/hosts/{name}/drift", "showHostDrift", tag, "Show what differs on a Host",
+		"Every difference between what is committed, on disk and running that nobody ordered through Cutover, looked for now, with its likely cause."),
+		func(ctx context.Context, in *hostName) (*hostDriftOutput, error) {
+			drift, err := h.opts.Service.HostDrift(ctx, in.Name)
+			if err != nil {
+				return nil, h.failure(ctx, "comparing the Host", err)
+			}
+			return &hostDriftOutput{Body: wire.CompleteDrift(drift)}, nil
 		})
 }

@@ -45,6 +45,8 @@ type Service interface {
 	Hosts(ctx context.Context) ([]Host, error)
 	// ShowHost reads the committed and the running state of one Host, now.
 	ShowHost(ctx context.Context, name string) (HostShow, error)
+	// HostDrift reads every difference on one Host between what is committed, on disk and running, now.
+	HostDrift(ctx context.Context, name string) (HostDrift, error)
 	// Ready says why the orchestrator cannot take Deploys now, or nil.
 	Ready(ctx context.Context) error
 }
@@ -57,6 +59,10 @@ type (
 	Host = wire.Host
 	// HostShow is what `cutover lb show` prints: committed and running, side by side, for each App.
 	HostShow = wire.HostShow
+	// HostDrift is what `cutover lb drift` prints: what differs on one Host.
+	HostDrift = wire.HostDrift
+	// Drift is one difference.
+	Drift = wire.Drift
 	// SectionShow is one App's Section on one Host.
 	SectionShow = wire.SectionShow
 )

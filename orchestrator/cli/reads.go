@@ -198,7 +198,7 @@ func (a *app) lbCommand() *cobra.Command {
 		}
 		return a.answer(wire.HostList{Hosts: list}, func(s screen.Style) []string { return screen.LBHosts(list, a.Now(), s) })
 	})
-	cmd.AddCommand(hosts, a.lbShowCommand())
+	cmd.AddCommand(hosts, a.lbShowCommand(), a.lbDriftCommand())
 	return cmd
 }
 
@@ -242,7 +242,7 @@ func (a *app) lbShowCommand() *cobra.Command {
 				if i > 0 {
 					out = append(out, "")
 				}
-				out = append(out, screen.LBShow(show, s)...)
+				out = append(out, screen.LBShow(show, a.Now(), s)...)
 			}
 			if len(all.Hosts) == 0 {
 				out = screen.LBHosts(nil, a.Now(), s)

@@ -186,6 +186,8 @@ func newWorld() *world {
 				Sections: []api.SectionShow{{App: "shop", Spec: 2, Version: "7", Agrees: true}}},
 			{Host: api.Host{Name: "lb2", Group: "public", Proxy: "nginx-lua"}},
 		},
+		Drifts: map[string]api.HostDrift{"lb1": {Policy: "repair", Differences: []api.Drift{{App: "shop", Cause: "foreign-command",
+			Since: apitest.At(0), Place: "the running proxy", Summary: "a has weight 1, not 100", Diff: "-upstream a weight 100\n+upstream a weight 1\n"}}}},
 	}
 	w.service.Put(apitest.NewStory("01A").Drained().Last)
 	return w

@@ -120,6 +120,13 @@ func (c *Client) ShowHost(ctx context.Context, name string) (wire.HostShow, erro
 	return show, err
 }
 
+// HostDrift looks, now, for every difference on a Host between what is committed, on disk and running.
+func (c *Client) HostDrift(ctx context.Context, name string) (wire.HostDrift, error) {
+	var drift wire.HostDrift
+	err := c.get(ctx, "/v1/hosts/"+url.PathEscape(name)+"/drift", nil, &drift)
+	return drift, err
+}
+
 // Version says what answers.
 func (c *Client) Version(ctx context.Context) (wire.Version, error) {
 	var v wire.Version

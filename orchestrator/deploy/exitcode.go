@@ -13,6 +13,7 @@ const (
 const (
 	ExitReached     = 0
 	ExitUsage       = 1
+	ExitDiffers     = 2
 	ExitRolledBack  = 3
 	ExitStuck       = 4
 	ExitPaused      = 5

@@ -77,6 +77,11 @@ func New(opts Options) (*Engine, error) {
 		over: make(chan struct{}), runner: newLane(), coord: newLane(),
 		slots: make(chan struct{}, 4), ids: ulid.Monotonic(opts.Entropy, 0),
 	}
+	if r := opts.Registerer; r != nil {
+		if err := r.Register(newDriftCollector(e)); err != nil {
+			return nil, err
+		}
+	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e, nil
 }

@@ -297,6 +297,11 @@ func (c *fakeCoordinator) Released(_ context.Context, names []string) ([]string,
 	}), nil
 }
 
+func (c *fakeCoordinator) HostDrift(context.Context, string) (*lbagentv1.ShowResponse, error) {
+	return &lbagentv1.ShowResponse{Policy: lbagentv1.DriftPolicy_DRIFT_POLICY_REPORT, Drifts: []*lbagentv1.Drift{{App: "shop",
+		Cause: lbagentv1.DriftCause_DRIFT_CAUSE_FOREIGN_COMMAND, Place: "the running proxy", Left: true}}}, nil
+}
+
 func (c *fakeCoordinator) Hosts() []txn.HostInfo {
 	return []txn.HostInfo{{Name: "lb1", Group: "public", Connected: true, State: &lbagentv1.HostState{Name: "lb1", Group: "public", Proxy: "haproxy"}}}
 }

@@ -179,6 +179,8 @@ type Coordinator interface {
 	Groups() []string
 	// ShowHost reads a Host's committed and running state, now.
 	ShowHost(ctx context.Context, name string) (*lbagentv1.ShowResponse, error)
+	// HostDrift reads a Host's differences, now.
+	HostDrift(ctx context.Context, name string) (*lbagentv1.ShowResponse, error)
 }
 
 // Ports are the engine's neighbours.

@@ -322,6 +322,7 @@ func hostInfo(h txn.HostInfo) api.Host {
 			}
 		}
 	}
+	out.Drift = driftCount(h)
 	for _, s := range h.Sections {
 		if !s.GetRemoved() {
 			out.Sections++
@@ -369,6 +370,10 @@ func sectionShow(s *lbagentv1.SectionShow, open *lbagentv1.OpenTxn) api.SectionS
 		App: s.GetApp(), Spec: committed.GetSection().GetSpec(), Agrees: s.GetAgrees(), Difference: s.GetDifference(),
 		Version: fmt.Sprintf("%d.%d", committed.GetVersion().GetTxn(), committed.GetVersion().GetAmendments()),
 		Routes:  []string{}, Committed: []deploy.UpstreamView{}, Running: []deploy.UpstreamView{}, Digest: running.GetDigest(),
+	}
+	if at := running.GetReadAt(); at != nil {
+		t := at.AsTime()
+		out.ReadAt = &t
 	}
 	if open.GetTxnId() != "" {
 		out.Open = open.GetTxnId() + " " + lower(strings.TrimPrefix(open.GetPhase().String(), "TXN_PHASE_"))

@@ -3,6 +3,8 @@ package registry
 import (
 	"fmt"
 
+	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
+
 	"github.com/cutover/cutover/orchestrator/txn"
 )
 
@@ -50,6 +52,14 @@ const (
 	// DriftReport: the Host says what differs, and leaves it.
 	DriftReport Drift = "report"
 )
+
+// policy is the word for it in the protocol.
+func (d Drift) policy() lbagentv1.DriftPolicy {
+	if d == DriftReport {
+		return lbagentv1.DriftPolicy_DRIFT_POLICY_REPORT
+	}
+	return lbagentv1.DriftPolicy_DRIFT_POLICY_REPAIR
+}
 
 // ParseDrift reads a Drift; the empty text is DriftRepair.
 func ParseDrift(text string) (Drift, error) {

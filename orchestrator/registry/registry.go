@@ -380,7 +380,7 @@ func (r *Registry) run(l *Link) {
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
 	r.running[l.host.Name] = cancel
-	request := &lbagentv1.WatchRequest{Fence: r.fenceOf(l.host.Group)}
+	request := &lbagentv1.WatchRequest{Fence: r.fenceOf(l.host.Group), Drift: r.groups[l.host.Group].Drift.policy()}
 	r.done.Go(func() {
 		defer cancel()
 		l.run(ctx, r.handler, request)

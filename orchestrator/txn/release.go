@@ -78,6 +78,11 @@ func Disagreement(h HostReports, app string, committed *lbagentv1.CommittedSecti
 	case CompareVersions(report.GetVersion(), committed.GetVersion()) < 0:
 		return "it lacks an amendment"
 	}
+	if len(report.GetDrifts()) > 0 {
+		// Somebody else changed what runs there, and the Host says so: it repairs that by itself, or leaves it alone because
+		// the Group's policy says so. A Sync would tell it what it knows.
+		return ""
+	}
 	e := report.GetEvidence()
 	if !HasRead(e) || committed.GetRemoved() || CompareVersions(e.GetVersion(), committed.GetVersion()) < 0 {
 		return ""

@@ -30,6 +30,8 @@ type Service struct {
 	AppViews  map[string]deploy.AppView
 	TaskViews []deploy.TaskView
 	HostViews []api.HostShow
+	// Drifts are by the names of Hosts; one that is not there has none.
+	Drifts map[string]api.HostDrift
 
 	mu      sync.Mutex
 	deploys map[string]*record
@@ -306,6 +308,22 @@ func (s *Service) ShowHost(_ context.Context, name string) (api.HostShow, error)
 		}
 	}
 	return api.HostShow{}, NotFound("Host", name)
+}
+
+// HostDrift returns one of Drifts.
+func (s *Service) HostDrift(_ context.Context, name string) (api.HostDrift, error) {
+	if s.Fail != nil {
+		return api.HostDrift{}, s.Fail
+	}
+	for _, h := range s.HostViews {
+		if h.Host.Name == name {
+			d := s.Drifts[name]
+			d.Host = h.Host
+			d.Host.Drift = len(d.Differences)
+			return d, nil
+		}
+	}
+	return api.HostDrift{}, NotFound("Host", name)
 }
 
 // Ready returns NotReady.

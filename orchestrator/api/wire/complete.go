@@ -62,6 +62,13 @@ func CompleteShow(s HostShow) HostShow {
 	return s
 }
 
+// CompleteDrift is Complete for what differs on one Host.
+func CompleteDrift(d HostDrift) HostDrift {
+	d.Host = CompleteHost(d.Host)
+	d.Differences, d.Repaired = some(d.Differences), some(d.Repaired)
+	return d
+}
+
 func some[T any](list []T) []T {
 	if list == nil {
 		return []T{}

@@ -24,6 +24,7 @@ type Host struct {
 	Connected    bool       `json:"connected"`
 	LastSeen     *time.Time `json:"last_seen,omitempty"`
 	Sections     int        `json:"sections"`
+	Drift        int        `json:"drift" doc:"differences between what is committed, on disk and running that stand"`
 	OpenTxns     []string   `json:"open_txns"`
 	Problems     []string   `json:"problems"`
 	Limits       []string   `json:"limits"`
@@ -33,6 +34,28 @@ type Host struct {
 type HostShow struct {
 	Host     Host          `json:"host"`
 	Sections []SectionShow `json:"sections"`
+}
+
+// HostDrift is what `cutover lb drift` prints: what differs on one Host.
+type HostDrift struct {
+	Host        Host    `json:"host"`
+	Policy      string  `json:"policy" doc:"repair or report: what the Host does about it"`
+	Differences []Drift `json:"differences"`
+	LeftOut     int     `json:"left_out" doc:"differences that are not listed"`
+	Repaired    []Drift `json:"repaired" doc:"the last that were put right, oldest first"`
+}
+
+// Drift is one difference between what is committed, on disk and running that nobody ordered through Cutover.
+type Drift struct {
+	App        string     `json:"app,omitempty" doc:"empty: of what all Apps share, or of nobody"`
+	Cause      string     `json:"cause" doc:"the likely cause: edited-file, foreign-command, restarted-proxy, changed-base, unknown-section or refused"`
+	Since      time.Time  `json:"since" doc:"when the Host saw it first"`
+	Place      string     `json:"place" doc:"the file, or the part of the running proxy"`
+	Summary    string     `json:"summary"`
+	Diff       string     `json:"diff" doc:"lines with - for what should be and + for what is"`
+	Left       bool       `json:"left" doc:"the policy leaves it alone"`
+	Manual     bool       `json:"manual" doc:"only the owner of the proxy can put it right"`
+	RepairedAt *time.Time `json:"repaired_at,omitempty"`
 }
 
 // SectionShow is one App's Section on one Host.
@@ -47,6 +70,7 @@ type SectionShow struct {
 	Committed  []deploy.UpstreamView `json:"committed"`
 	Running    []deploy.UpstreamView `json:"running"`
 	Digest     string                `json:"digest" doc:"of the set as read"`
+	ReadAt     *time.Time            `json:"read_at,omitempty" doc:"when the proxy was read; absent: never since its agent started"`
 }
 
 // MaxBodyBytes is the most that the API reads of one request's body.

@@ -121,7 +121,7 @@ func LBHosts(hosts []wire.Host, now time.Time, s Style) []string {
 	if len(hosts) == 0 {
 		return []string{"no hosts; without any, no Deploy with routes can succeed"}
 	}
-	t := table{head: []string{"HOST", "GROUP", "PROXY", "VERSION", "PROXY PID", "AGENT", "LAST SEEN", "SECTIONS", "OPEN"}}
+	t := table{head: []string{"HOST", "GROUP", "PROXY", "VERSION", "PROXY PID", "AGENT", "LAST SEEN", "SECTIONS", "DRIFT", "OPEN"}}
 	var notes []string
 	for _, h := range hosts {
 		agent := s.good("connected")
@@ -133,10 +133,18 @@ func LBHosts(hosts []wire.Host, now time.Time, s Style) []string {
 			seen = Duration(now.Sub(*h.LastSeen)) + " ago"
 		}
 		t.add(Clean(h.Name), Clean(h.Group), orDash(Clean(h.Proxy)), orDash(Clean(h.ProxyVersion)), fmt.Sprint(h.ProxyPID), agent, seen,
-			fmt.Sprint(h.Sections), orDash(Clean(strings.Join(h.OpenTxns, " "))))
+			fmt.Sprint(h.Sections), driftCell(h, s), orDash(Clean(strings.Join(h.OpenTxns, " "))))
 		notes = append(notes, hostProblems(h, s)...)
 	}
 	return append(t.lines(s), notes...)
+}
+
+// driftCell is the number of differences of a Host; "cutover lb drift" tells them.
+func driftCell(h wire.Host, s Style) string {
+	if h.Drift == 0 {
+		return "-"
+	}
+	return s.bad(fmt.Sprint(h.Drift))
 }
 
 func hostProblems(h wire.Host, s Style) []string {
@@ -156,8 +164,11 @@ func hostNotes(h wire.Host, s Style) []string {
 	return out
 }
 
+// staleReading is how old a reading may be before its age is told: one that was made for the command is younger.
+const staleReading = 5 * time.Second
+
 // LBShow is the committed and the running state of a Host side by side.
-func LBShow(show wire.HostShow, s Style) []string {
+func LBShow(show wire.HostShow, now time.Time, s Style) []string {
 	h := show.Host
 	agent := s.good("connected")
 	if !h.Connected {
@@ -177,6 +188,9 @@ func LBShow(show wire.HostShow, s Style) []string {
 			}
 		}
 		line := fmt.Sprintf("%s  spec %d  version %s  %s", s.bold(Clean(section.App)), section.Spec, orDash(Clean(section.Version)), verdict)
+		if at := section.ReadAt; at != nil && now.Sub(*at) > staleReading {
+			line += s.warn("  as read " + Duration(now.Sub(*at)) + " ago")
+		}
 		if section.Open != "" {
 			line += s.warn("  transaction open: " + Clean(section.Open))
 		}

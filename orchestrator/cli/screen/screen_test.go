@@ -120,8 +120,18 @@ func TestLists(t *testing.T) {
 			Committed: []deploy.UpstreamView{up("blog.1.0", "127.0.0.1:31002", "", "", false), up("blog.1.1", "127.0.0.1:31003", "", "", false)},
 			Running:   []deploy.UpstreamView{up("blog.1.1", "127.0.0.1:31009", "drain", "DOWN", false), up("foreign", "127.0.0.1:9", "ready", "UP", true)}},
 		{App: "empty"},
-	}}, s))
-	golden(t, "show-host-empty", screen.LBShow(wire.HostShow{Host: away}, s))
+		{App: "old", Spec: 1, Difference: "the proxy could not be read", ReadAt: &seen},
+	}}, apitest.At(time.Minute), s))
+	golden(t, "show-host-empty", screen.LBShow(wire.HostShow{Host: away}, apitest.At(0), s))
+	repaired := apitest.At(-10 * time.Second)
+	golden(t, "drift", screen.LBDrift([]wire.HostDrift{
+		{Host: host, Policy: "report", Differences: []wire.Drift{
+			{Cause: "edited-file", Since: seen, Place: "/d/current/00-frame.cfg", Summary: "the file was changed", Diff: "--- a\n+++ b\n@@ -1,1 +1,1 @@\n-x\n+y\n", Left: true},
+			{App: "shop", Cause: "foreign-command", Since: seen, Place: "the running proxy", Summary: "a has weight 1, not 100", Diff: "-upstream a\n+upstream b\n"},
+			{Cause: "changed-base", Since: seen, Place: "/etc/nginx/nginx.conf", Summary: "it has no include", Manual: true},
+		}, LeftOut: 2, Repaired: []wire.Drift{{App: "shop", Since: apitest.At(-12 * time.Second), Place: "the running proxy", Summary: "a is missing", RepairedAt: &repaired}}},
+		{Host: away, Policy: "repair"}, {Host: wire.Host{Name: "lb3", Group: "public"}, Policy: "repair"},
+	}, []screen.HostError{{Host: "lb4", Error: "host lb4 does not answer"}}, apitest.At(0), s))
 	golden(t, "app", screen.App(deploy.AppView{Name: "shop", Kind: "service", State: "running", Spec: 2, Instances: 2, Healthy: 2, Tasks: append(apitest.NewStory(id).Healthy().Last.Tasks, deploy.TaskView{ID: "shop.1.0.x", State: "killed"})}, s))
 	golden(t, "problem-invalid", screen.Problem(wire.FromRefusal(&deploy.Refusal{Kind: deploy.RefusedInvalid, Detail: "app.yaml is not a valid spec", Problems: []deploy.Problem{
 		{Line: 3, Column: 9, Field: "health.port", Reason: "out of range"}, {Line: 4, Reason: "unknown key"}, {Field: "limit", Reason: "too large"}, {Reason: "empty"},

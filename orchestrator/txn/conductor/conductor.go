@@ -385,15 +385,25 @@ func (c *Conductor) membership(m registry.Membership) txn.Membership {
 	return out
 }
 
+// HostDrift asks one Host for every difference between what is committed, on disk and running, now. ErrNoHost if it is not
+// declared.
+func (c *Conductor) HostDrift(ctx context.Context, name string) (*lbagentv1.ShowResponse, error) {
+	return c.show(ctx, name, &lbagentv1.ShowRequest{Drift: true})
+}
+
 // ShowHost asks one Host for its committed and its running state, now. ErrNoHost if it is not declared.
 func (c *Conductor) ShowHost(ctx context.Context, name string) (*lbagentv1.ShowResponse, error) {
+	return c.show(ctx, name, &lbagentv1.ShowRequest{})
+}
+
+func (c *Conductor) show(ctx context.Context, name string, what *lbagentv1.ShowRequest) (*lbagentv1.ShowResponse, error) {
 	l := c.reg.Link(name)
 	if l == nil {
 		return nil, fmt.Errorf("host %q: %w", name, ErrNoHost)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.opts.VerifyTimeout)
 	defer cancel()
-	resp, err := l.Client().Show(ctx, connect.NewRequest(&lbagentv1.ShowRequest{}))
+	resp, err := l.Client().Show(ctx, connect.NewRequest(what))
 	if err != nil {
 		return nil, fmt.Errorf("host %s does not answer (%s): start its lbagent with `%s`", name, registry.Plain(err), c.rules.StartCommand(name))
 	}
