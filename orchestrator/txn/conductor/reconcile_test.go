@@ -311,8 +311,13 @@ func TestAmendInsertRefused(t *testing.T) {
 		t.Errorf("amended %+v", a)
 	}
 	cl.holds([]string{"a"}, "lb1", "lb2")
-	cl.hosts["lb1"].Drain("shop")
-	cl.heard.until(t, "b to be released", func() bool { a, _ := amended(cl.heard, "am"); return slices.Equal(a.Released, []string{"b"}) })
+	eventually(t, "b to be released", func() bool {
+		cl.hosts["lb1"].Drain("shop") // the Host may only now have begun to drain it
+		cl.heard.mu.Lock()
+		defer cl.heard.mu.Unlock()
+		a, _ := amended(cl.heard, "am")
+		return slices.Equal(a.Released, []string{"b"})
+	})
 	cl.hosts["lb2"].Bend("amend", nil)
 	cl.commit("t2", "c")
 }
