@@ -159,8 +159,8 @@ func Reconcile(app App, now time.Time, o Options) Plan {
 		}
 		switch {
 		case t.Replacement && t.Liveness == Dead:
-			if app.Undoing && t.Moving && !t.Removed {
-				p.Remove = append(p.Remove, t.ID) // Hosts that wait for all replacements must not wait for this one
+			if t.Moving && !t.Removed {
+				p.Remove = append(p.Remove, t.ID) // Hosts must not wait for this one until its insertion's deadline
 			}
 		case t.Replacement && t.Instance >= app.Desired, t.Replacement && in.replacement != nil:
 			if !t.Moving {

@@ -15,6 +15,9 @@ type Rules struct {
 	Fresh time.Duration
 	// HostWait is how long a Host may be away, or behind, before the transaction gives up on it.
 	HostWait time.Duration
+	// ProxyWait is how long a Host's proxy may be down before a transaction that waits to be prepared there is given up: a
+	// supervisor brings it back within seconds, and nothing of the transaction is on that Host yet.
+	ProxyWait time.Duration
 	// Restore is how long Hosts may take to answer Aborted before the transaction is StuckRestoring.
 	Restore time.Duration
 	// Tidy is how long a Host that was sent Prepare only is waited for after an abort. It routes nothing new, so it cannot
@@ -29,12 +32,13 @@ type Rules struct {
 // DefaultRules are those of production.
 func DefaultRules() Rules {
 	return Rules{
-		Fresh:    2 * time.Second,
-		HostWait: 5 * time.Second,
-		Restore:  60 * time.Second,
-		Tidy:     2 * time.Second,
-		RetryMin: 20 * time.Millisecond,
-		RetryMax: time.Second,
+		Fresh:     2 * time.Second,
+		HostWait:  5 * time.Second,
+		ProxyWait: 15 * time.Second,
+		Restore:   60 * time.Second,
+		Tidy:      2 * time.Second,
+		RetryMin:  20 * time.Millisecond,
+		RetryMax:  time.Second,
 		StartCommand: func(host string) string {
 			return "systemctl start cutover-lbagent  # on " + host
 		},
@@ -102,6 +106,9 @@ type Host struct {
 	Behind    string
 	// AwaySince is set while the Host is needed and not Connected, or not CaughtUp before its Prepare.
 	AwaySince time.Time
+
+	// DownSince is when the Host first answered Prepare that its proxy is down.
+	DownSince time.Time
 
 	// Call is outstanding; Attempt numbers the sendings. RetryAt holds back the next one after Tries without success.
 	Call    Call
@@ -346,8 +353,8 @@ func (s State) Key(now time.Time) string {
 	}
 	fmt.Fprintf(&b, "%d %d %q %t%t %s %s %s %t", s.Order, s.Phase, s.Cause, s.Marking, s.Marked, rel(s.Deadline), rel(s.RestoreBy), rel(s.TidyBy), s.Finished)
 	for _, h := range s.Hosts {
-		fmt.Fprintf(&b, "|%s %d %t%t%t%t%t%t%t %s %d %d %s %s %s %d %s %d %s", h.Name, h.Vote, h.SentPrepare, h.SentActivate, h.Done,
-			h.Unproven, h.Excluded, h.Connected, h.CaughtUp, rel(h.AwaySince), h.Call, h.Tries, rel(h.RetryAt), rel(h.FreshAt), rel(h.NotBefore), h.PID, rel(h.ReadAt),
+		fmt.Fprintf(&b, "|%s %d %t%t%t%t%t%t%t %s %s %d %d %s %s %s %d %s %d %s", h.Name, h.Vote, h.SentPrepare, h.SentActivate, h.Done,
+			h.Unproven, h.Excluded, h.Connected, h.CaughtUp, rel(h.AwaySince), rel(h.DownSince), h.Call, h.Tries, rel(h.RetryAt), rel(h.FreshAt), rel(h.NotBefore), h.PID, rel(h.ReadAt),
 			h.SeenPID, rel(h.SeenAt))
 	}
 	return b.String()

@@ -156,6 +156,7 @@ func (s *step) answer(h *Host, a Answer) {
 	h.Tries, h.RetryAt = 0, time.Time{}
 	switch {
 	case a.Call == CallPrepare && s.Phase == Preparing:
+		h.DownSince = time.Time{}
 		if h.Vote == VoteNone {
 			h.Reason, h.Refusal, h.Evidence = "", nil, a.Evidence
 			s.vote(h, VoteReady)
@@ -214,6 +215,10 @@ func (s *step) refused(h *Host, a Answer) {
 			s.retry(h)
 			return
 		}
+		if a.Call == CallPrepare && s.proxyMayComeBack(h, a.Refusal) {
+			s.retry(h)
+			return
+		}
 		if a.SentAt.Before(h.NotBefore) {
 			return // The question is about to be asked again.
 		}
@@ -233,6 +238,17 @@ func (s *step) refused(h *Host, a Answer) {
 		}
 		s.retry(h)
 	}
+}
+
+// proxyMayComeBack: the Host cannot prepare since its proxy is down, which is no fault of the transaction, and not for long yet.
+func (s *step) proxyMayComeBack(h *Host, r *lbagentv1.Refusal) bool {
+	if r.GetReason() != lbagentv1.RefusalReason_REFUSAL_REASON_PROXY_DOWN {
+		return false
+	}
+	if h.DownSince.IsZero() {
+		h.DownSince = s.now
+	}
+	return s.now.Sub(h.DownSince) < s.rules.ProxyWait
 }
 
 // reported takes what the Host says of the transaction by itself.

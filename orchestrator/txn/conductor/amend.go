@@ -121,6 +121,7 @@ func (c *Conductor) amend(a txn.Amendment) error {
 	if m.remove != nil {
 		c.noteDead(m)
 		c.startRemove(m)
+		c.giveUpDead(m)
 	}
 	if m.insert != nil {
 		c.startInsert(m)
@@ -152,6 +153,21 @@ func (c *Conductor) noteDead(a *amendment) {
 			for _, name := range a.a.Remove {
 				o.dead[name] = true
 			}
+		}
+	}
+}
+
+// giveUpDead gives up insertions of which nothing lives any longer: no Host could ever verify them, and what waits for the
+// Section must not wait for their deadline. One that belongs to an undo goes on with what else is started.
+func (c *Conductor) giveUpDead(removal *amendment) {
+	for _, id := range sortedKeys(c.amends) {
+		a := c.amends[id]
+		if a == nil || a.key() != removal.key() || a.insert == nil || a.over || a.carried() {
+			continue
+		}
+		dead := func(u *lbagentv1.Upstream) bool { return c.removedByAmendment(a.key(), u.GetName()) }
+		if !slices.ContainsFunc(a.a.Insert, func(u *lbagentv1.Upstream) bool { return !dead(u) }) {
+			c.giveUp(a, "every replacement has ended")
 		}
 	}
 }

@@ -147,6 +147,7 @@ func New(opts Options) (*Conductor, error) {
 	r := opts.Rules
 	r.Fresh = cmp.Or(r.Fresh, def.Fresh)
 	r.HostWait = cmp.Or(r.HostWait, def.HostWait)
+	r.ProxyWait = cmp.Or(r.ProxyWait, def.ProxyWait)
 	r.Restore = cmp.Or(r.Restore, def.Restore)
 	r.Tidy = cmp.Or(r.Tidy, def.Tidy)
 	r.RetryMin = cmp.Or(r.RetryMin, def.RetryMin)

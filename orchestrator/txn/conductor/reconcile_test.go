@@ -322,6 +322,29 @@ func TestAmendInsertRefused(t *testing.T) {
 	cl.commit("t2", "c")
 }
 
+// An insertion whose task ends is given up at once, before any Host knows that it will never be green there: a transaction that
+// waits for the Section goes on.
+func TestAmendInsertOfTheDead(t *testing.T) {
+	cl := newCluster(t, "lb1", "lb2").up()
+	cl.commit("t1", "a")
+	hold(cl.hosts["lb2"], "amend")
+	insert := txn.Amendment{ID: "am", Group: "public", App: "shop", Insert: []*lbagentv1.Upstream{upstream("b")}, Retire: []string{"a"}, Deadline: time.Now().Add(time.Hour)}
+	if err := cl.Amend(t.Context(), insert); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the insertion to be sent", func() bool { return cl.hosts["lb2"].Calls("amend") > 0 })
+	cl.begin(proposal("t2", "c"))
+	cl.heard.phase(t, "t2", txn.Waiting)
+	if err := cl.Amend(t.Context(), txn.Amendment{ID: "gone", Group: "public", App: "shop", Remove: []string{"b"}}); err != nil {
+		t.Fatal(err)
+	}
+	cl.heard.end(t, "t2", txn.Committed)
+	if a, ok := amended(cl.heard, "am"); !ok || a.Done || a.Reason != "every replacement has ended" {
+		t.Errorf("the insertion: %t %+v", ok, a)
+	}
+	cl.holds([]string{"c"}, "lb1", "lb2")
+}
+
 // Insertions wait while a transaction is open; a rollback does not wait for them.
 func TestAmendInsertAndTransactions(t *testing.T) {
 	cl := newCluster(t, "lb1").up()
