@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing/synctest"
 	"time"
@@ -230,6 +231,46 @@ func (c *fakeCoordinator) Outcome(_ context.Context, id string) (txn.Status, boo
 		return c.status(x), true, nil
 	}
 	return txn.Status{}, false, nil
+}
+
+func (c *fakeCoordinator) Committed(context.Context) ([]txn.CommittedApp, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	byApp := map[string]*txn.CommittedApp{}
+	for id, x := range c.txns {
+		if x.st.Phase != txn.Committed {
+			continue
+		}
+		a := byApp[x.p.App]
+		if a == nil {
+			a = &txn.CommittedApp{App: x.p.App, Sections: map[string]*lbagentv1.Section{}}
+			byApp[x.p.App] = a
+		}
+		if x.st.Order > a.Order {
+			a.Txn, a.Order = id, x.st.Order
+		}
+	}
+	for key, section := range c.sections {
+		group, app, _ := strings.Cut(key, "/")
+		byApp[app].Sections[group] = section
+	}
+	var out []txn.CommittedApp
+	for _, app := range slices.Sorted(maps.Keys(byApp)) {
+		out = append(out, *byApp[app])
+	}
+	return out, nil
+}
+
+func (c *fakeCoordinator) Decision(_ context.Context, id string) (txn.Decision, bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x := c.txns[id]
+	if x == nil || x.st.Phase != txn.Committed {
+		return txn.Decision{}, false, nil
+	}
+	return txn.Decision{
+		ID: id, Deploy: x.p.Deploy, App: x.p.App, Order: x.st.Order, CommittedAt: x.st.CommittedAt, Actor: x.p.Actor, Reason: x.p.Reason, Record: x.p.Record,
+	}, true, nil
 }
 
 // newLeader aborts what is undecided, as a coordinator does after a restart, and says again what was drained.

@@ -171,6 +171,10 @@ type Coordinator interface {
 	// Outcome is false for a transaction that was never begun.
 	Outcome(ctx context.Context, id string) (txn.Status, bool, error)
 	Amend(ctx context.Context, a txn.Amendment) error
+	// Committed is what the decision log holds of every App, and Decision one of its records; false: there is none. The
+	// engine's own records are rebuilt from them when they are behind.
+	Committed(ctx context.Context) ([]txn.CommittedApp, error)
+	Decision(ctx context.Context, id string) (txn.Decision, bool, error)
 	// Released returns those of the upstream names that no Host routes, holds sessions for or has registered, and that
 	// nothing under way may bring back.
 	Released(ctx context.Context, names []string) ([]string, error)

@@ -18,6 +18,9 @@ func isNotFound(err error) bool { return errors.Is(err, store.ErrNotFound) }
 func (e *Engine) resume(ctx context.Context) error {
 	e.batch = newBatch(e.now())
 	now := e.batch.now
+	if err := e.rebuild(ctx); err != nil {
+		return err
+	}
 	e.s.looked, e.s.repeated = now, now
 	for _, t := range e.s.tasks {
 		// The prober starts anew: nothing is known, and nothing is replaced for that.

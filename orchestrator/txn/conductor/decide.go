@@ -119,6 +119,10 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 				ops = append(ops, now.put(ch.key, next[ch.key]))
 			}
 			ops[0].Value = encode(rec)
+			if !o.recorded {
+				// No Host takes part, so nothing was recorded before. Now a new leader must find that the end is not recorded yet.
+				ops = append(ops, store.Op{Kind: store.Put, Key: prefixTxn + o.id(), Value: encode(o.record)})
+			}
 			return append(ops, o.partDecisions(rec)...), nil
 		},
 		done: func(rev store.Revision, err error) {
@@ -129,6 +133,7 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 			case err != nil:
 				c.step(o, txn.WriteRefused{Cause: txn.CauseStore, Reason: fmt.Sprintf("the commit record was refused: %v", err)})
 			default:
+				o.recorded = true
 				for key, s := range next {
 					c.install(key, s, rev, o.state.Order)
 				}

@@ -157,6 +157,7 @@ type cluster struct {
 	exact   bool // what is not declared was taken down
 	epoch   uint64
 	rules   txn.Rules
+	keep    int // KeepEnded; 0: the default
 
 	*Conductor
 	heard *recorder
@@ -206,7 +207,7 @@ func (cl *cluster) start() {
 	cl.fatal = make(chan error, 10)
 	cl.Conductor, err = New(Options{
 		Registry: reg, Store: cl.store, Fence: store.Fence{Epoch: cl.epoch}, Listener: cl.heard, Logger: level, Rules: cl.rules,
-		Fatal: func(err error) { cl.fatal <- err }, Sweep: 100 * time.Millisecond,
+		Fatal: func(err error) { cl.fatal <- err }, Sweep: 100 * time.Millisecond, KeepEnded: cl.keep,
 	})
 	if err != nil {
 		cl.t.Fatal(err)

@@ -10,15 +10,18 @@ import (
 	"github.com/cutover/cutover/orchestrator/txn"
 )
 
-// pastTxns are the newest ended transactions, so that Outcome knows them. Those that are not drained stay beyond the
-// bound: their upstreams are still watched.
+// pastTxns are the newest ended transactions, so that Outcome knows them. Beyond the bound stay those that are not drained,
+// whose upstreams are still watched, and the newest Commit of each App, from which the App can be rebuilt.
 type pastTxns struct {
-	keep  int
-	byID  map[string]endedRecord
-	order []string // oldest first
+	keep   int
+	byID   map[string]endedRecord
+	order  []string          // oldest first
+	newest map[string]string // the newest Commit by App
 }
 
-func newPastTxns(keep int) pastTxns { return pastTxns{keep: keep, byID: map[string]endedRecord{}} }
+func newPastTxns(keep int) pastTxns {
+	return pastTxns{keep: keep, byID: map[string]endedRecord{}, newest: map[string]string{}}
+}
 
 func (p *pastTxns) has(id string) bool { _, ok := p.byID[id]; return ok }
 
@@ -29,17 +32,20 @@ func (p *pastTxns) put(id string, r endedRecord) {
 		p.order = append(p.order, id)
 	}
 	p.byID[id] = r
+	if newest, ok := p.newest[r.App]; r.Status.Phase == txn.Committed && (!ok || r.Status.Order >= p.byID[newest].Status.Order) {
+		p.newest[r.App] = id
+	}
 }
 
 // overflow removes and returns the oldest one beyond the bound that may go, and the transaction that carried it with others
 // if it was the last of those.
 func (p *pastTxns) overflow() (id, joint string, ok bool) {
-	if len(p.order) <= p.keep {
+	if len(p.order)-len(p.newest) <= p.keep {
 		return "", "", false
 	}
 	for i, id := range p.order {
 		r := p.byID[id]
-		if !r.Drained {
+		if !r.Drained || p.newest[r.App] == id {
 			continue
 		}
 		p.order = append(p.order[:i:i], p.order[i+1:]...)
