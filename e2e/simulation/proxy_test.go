@@ -35,6 +35,7 @@ type proxy struct {
 	refuses  map[string]bool         // Apps that the checker refuses
 	sluggish bool                    // calls take much longer
 	skew     time.Duration           // of the Host's clock
+	reloads  bool                    // every change is a reload
 	gone     chan struct{}           // closed when the process ends
 }
 
@@ -74,6 +75,18 @@ func (p *proxy) start() {
 	p.down, p.pid, p.started, p.gone = false, p.pid+1, time.Now(), make(chan struct{})
 	for app, want := range p.files {
 		p.hold(app, want)
+	}
+}
+
+// reload is a new process that serves the same, and has checked nothing yet.
+func (p *proxy) reload() {
+	close(p.gone)
+	p.pid, p.started, p.gone = p.pid+1, time.Now(), make(chan struct{})
+	for _, a := range p.running {
+		for n, u := range a.ups {
+			u.since = time.Now()
+			a.ups[n] = u
+		}
 	}
 }
 
@@ -213,7 +226,7 @@ func (d *reach) begin(ctx context.Context, call, app string) error {
 }
 
 func (d *reach) Check(ctx context.Context) (driver.Info, error) {
-	return driver.Info{Proxy: "haproxy", Version: "simulated"}, d.begin(ctx, "check", "")
+	return driver.Info{Proxy: "haproxy", Version: "simulated", ReloadPerChange: d.reloads}, d.begin(ctx, "check", "")
 }
 
 func (d *reach) Stage(ctx context.Context, want driver.Section) error {
@@ -251,6 +264,9 @@ func (d *reach) Converge(ctx context.Context, want driver.Section) error {
 	d.mu.Lock()
 	before := d.able(want.App, 0)
 	d.hold(want.App, want)
+	if d.reloads {
+		d.reload()
+	}
 	after := d.able(want.App, knowable)
 	d.mu.Unlock()
 	if before != "" && after == "" && !d.w.mayBeEmpty(want.App) {

@@ -36,7 +36,9 @@ func run(t *testing.T, seed uint64, trouble time.Duration) (out outcome) {
 		dice := newSchedule(seed).chance("size")
 		w := newWorld(t, seed, 2+dice.IntN(2), 1+dice.IntN(3))
 		w.setFaults(faults{lose: 60 + dice.IntN(400), twice: 20 + dice.IntN(100), slow: 20 + dice.IntN(200), driver: 100 + dice.IntN(500), store: 300 + dice.IntN(1000)})
-		for _, h := range w.hosts {
+		reloads := dice.IntN(4) // 0: all of them reload for each change; 1: the first one does
+		for i, h := range w.hosts {
+			h.proxy.reloads = reloads == 0 || reloads == 1 && i == 0
 			w.after(time.Millisecond, "start "+h.name, h.start)
 		}
 		w.after(2*time.Millisecond, "lead", w.lead)

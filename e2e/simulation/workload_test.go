@@ -53,12 +53,22 @@ func (l *workload) ask(e *engine.Engine) {
 	defer cancel()
 	var what string
 	var err error
-	switch n := l.dice.IntN(20); {
+	switch n := l.dice.IntN(21); {
 	case n < 11:
-		l.version++
-		command := []string{"run", "run", "run", "run", "run", "run", "run", "exit", "sick"}[l.dice.IntN(9)]
-		what = fmt.Sprintf("deploy v%d (%s)", l.version, command)
-		_, err = e.Submit(ctx, []byte(source(app, 1+l.dice.IntN(3), l.version, command, between(l.dice, 0, 6*time.Second).Round(time.Millisecond), between(l.dice, 10*time.Second, time.Minute).Round(time.Millisecond))), user)
+		var spec string
+		what, spec = l.spec(app)
+		_, err = e.Submit(ctx, []byte(spec), user)
+	case n == 20 && len(w.apps) > 1:
+		var one, two string
+		what, one = l.spec(w.apps[0])
+		app, two = w.apps[0]+" and "+w.apps[1], ""
+		what2 := ""
+		what2, two = l.spec(w.apps[1])
+		what += ", " + what2
+		_, err = e.Submit(ctx, []byte(one+"---\n"+two), user)
+		if err == nil {
+			w.count("locksteps")
+		}
 	case n < 13:
 		k := 1 + l.dice.IntN(4)
 		what = fmt.Sprintf("scale to %d", k)
@@ -82,6 +92,15 @@ func (l *workload) ask(e *engine.Engine) {
 	}
 	w.count("asked")
 	w.tell("user: %s of %s", what, app)
+}
+
+// spec is the next version of the App; some can never run.
+func (l *workload) spec(app string) (what, text string) {
+	l.version++
+	command := []string{"run", "run", "run", "run", "run", "run", "run", "exit", "sick"}[l.dice.IntN(9)]
+	ms := func(from, to time.Duration) time.Duration { return between(l.dice, from, to).Round(time.Millisecond) }
+	return fmt.Sprintf("deploy v%d (%s)", l.version, command),
+		source(app, 1+l.dice.IntN(3), l.version, command, ms(0, 6*time.Second), ms(10*time.Second, time.Minute))
 }
 
 // luck does harm now and then, and takes each harm back after a while.

@@ -244,7 +244,12 @@ func (w *world) observe() {
 	if err != nil {
 		return
 	}
+	steps := map[string]deploy.View{}
 	for _, v := range views {
+		if other, ok := steps[v.Lockstep]; ok && v.Lockstep != "" && (v.CommittedAt == nil) != (other.CommittedAt == nil) && v.ReasonCode != "unchanged" && other.ReasonCode != "unchanged" {
+			w.fail("ALL-OR-OLD: lock-step %s: %s is %s and %s is %s", v.Lockstep, v.App, v.State, other.App, other.State)
+		}
+		steps[v.Lockstep] = v
 		w.mu.Lock()
 		before := w.ended[v.DeployID]
 		w.ended[v.DeployID] = v.State
