@@ -5,6 +5,7 @@ import (
 
 	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/deploy"
+	"github.com/cutover/cutover/orchestrator/txn"
 )
 
 // Meta says who asks, why, and under which idempotency key.
@@ -14,6 +15,16 @@ type Meta struct {
 	IdempotencyKey string // empty: none
 	// BodyDigest is the SHA-256 of the request's method, path and body: the same key with another digest is refused.
 	BodyDigest string
+}
+
+// HostAsk is a request about a Host's membership.
+type HostAsk struct {
+	Verb txn.MemberVerb
+	Host string
+	// Group and AgentURL are for the admission of a Host that no source announces.
+	Group, AgentURL string
+	// Sure is the asker's word that the Host gets no traffic.
+	Sure bool
 }
 
 // Service is what the API asks of the orchestrator. Every error that is the asker's is a *deploy.Refusal.
@@ -47,6 +58,13 @@ type Service interface {
 	ShowHost(ctx context.Context, name string) (HostShow, error)
 	// HostDrift reads every difference on one Host between what is committed, on disk and running, now.
 	HostDrift(ctx context.Context, name string) (HostDrift, error)
+	// ChangeHost changes who is a member of a Group, and whether a member is to be out of traffic. It waits for the undecided
+	// transactions of the Group.
+	ChangeHost(ctx context.Context, ask HostAsk, meta Meta) (Host, error)
+	// Resolve lets a Host, or the Hosts that a Deploy or an App waits for, try again at once, and says what is left.
+	Resolve(ctx context.Context, ref string, meta Meta) (Resolution, error)
+	// HostHistory lists the newest changes of membership, newest first.
+	HostHistory(ctx context.Context, limit int) ([]HostChange, error)
 	// Ready says why the orchestrator cannot take Deploys now, or nil.
 	Ready(ctx context.Context) error
 }
@@ -63,6 +81,10 @@ type (
 	HostDrift = wire.HostDrift
 	// Drift is one difference.
 	Drift = wire.Drift
+	// Resolution is what became of a request to settle what is stuck.
+	Resolution = wire.Resolution
+	// HostChange is one change of a Host's membership.
+	HostChange = wire.HostChange
 	// SectionShow is one App's Section on one Host.
 	SectionShow = wire.SectionShow
 )

@@ -186,7 +186,7 @@ func (a *app) tasksCommand() *cobra.Command {
 }
 
 func (a *app) lbCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "lb", Short: "Look at the load-balancer hosts", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd := &cobra.Command{Use: "lb", Short: "Look at the load-balancer hosts, and say who is a member", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 
 	hosts := &cobra.Command{Use: "hosts", Short: "List the hosts, with what is wrong on each", Args: cobra.NoArgs}
 	conn := addConnection(hosts)
@@ -199,6 +199,7 @@ func (a *app) lbCommand() *cobra.Command {
 		return a.answer(wire.HostList{Hosts: list}, func(s screen.Style) []string { return screen.LBHosts(list, a.Now(), s) })
 	})
 	cmd.AddCommand(hosts, a.lbShowCommand(), a.lbDriftCommand())
+	cmd.AddCommand(a.lbAdmitCommand(), a.lbReadmitCommand(), a.lbDrainCommand(), a.lbExcludeCommand(), a.lbRemoveCommand(), a.lbResolveCommand(), a.lbLogCommand())
 	return cmd
 }
 

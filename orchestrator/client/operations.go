@@ -127,6 +127,51 @@ func (c *Client) HostDrift(ctx context.Context, name string) (wire.HostDrift, er
 	return drift, err
 }
 
+// Admit admits a Host; group and agentURL are for one that no source announces.
+func (c *Client) Admit(ctx context.Context, host, group, agentURL string, change Change) (wire.Host, error) {
+	return c.changeHost(ctx, host, "admit", change, wire.AdmitBody{Group: group, AgentURL: agentURL, Reason: change.Reason})
+}
+
+// Readmit brings back a Host that is excluded or drained.
+func (c *Client) Readmit(ctx context.Context, host string, change Change) (wire.Host, error) {
+	return c.changeHost(ctx, host, "readmit", change, wire.HostBody{Reason: change.Reason})
+}
+
+// DrainHost takes a Host out of traffic.
+func (c *Client) DrainHost(ctx context.Context, host string, sure bool, change Change) (wire.Host, error) {
+	return c.changeHost(ctx, host, "drain", change, wire.HostProofBody{Reason: change.Reason, Sure: sure})
+}
+
+// Exclude takes a Host out of its Group's View. sure is the asker's word that it gets no traffic.
+func (c *Client) Exclude(ctx context.Context, host string, sure bool, change Change) (wire.Host, error) {
+	return c.changeHost(ctx, host, "exclude", change, wire.HostProofBody{Reason: change.Reason, Sure: sure})
+}
+
+// RemoveHost takes a Host out for good. sure is the asker's word that it gets no traffic.
+func (c *Client) RemoveHost(ctx context.Context, host string, sure bool, change Change) (wire.Host, error) {
+	return c.changeHost(ctx, host, "remove", change, wire.HostProofBody{Reason: change.Reason, Sure: sure})
+}
+
+func (c *Client) changeHost(ctx context.Context, host, verb string, change Change, body any) (wire.Host, error) {
+	var h wire.Host
+	err := c.post(ctx, "/v1/hosts/"+url.PathEscape(host)+"/"+verb, change, body, &h)
+	return h, err
+}
+
+// Resolve lets a Host, or those that a Deploy or an App waits for, try again at once.
+func (c *Client) Resolve(ctx context.Context, ref string, change Change) (wire.Resolution, error) {
+	var r wire.Resolution
+	err := c.post(ctx, "/v1/resolve/"+url.PathEscape(ref), change, wire.ReasonBody{Reason: change.Reason}, &r)
+	return r, err
+}
+
+// HostChanges lists changes of membership, newest first.
+func (c *Client) HostChanges(ctx context.Context, limit int) ([]wire.HostChange, error) {
+	var list wire.HostHistory
+	err := c.get(ctx, "/v1/host-changes", url.Values{"limit": {strconv.Itoa(limit)}}, &list)
+	return list.Changes, err
+}
+
 // Version says what answers.
 func (c *Client) Version(ctx context.Context) (wire.Version, error) {
 	var v wire.Version

@@ -160,6 +160,7 @@ type Deploy struct {
 	Retries    int                  `json:"retries"`
 	Generation uint64               `json:"generation"`
 	Hosts      []HostView           `json:"hosts,omitempty"`
+	Stuck      []StuckView          `json:"stuck,omitempty"`  // while the undo is stuck
 	Drains     map[string]DrainView `json:"drains,omitempty"` // by Group
 	OldGone    bool                 `json:"old_gone,omitempty"`
 	Ask        *Ask                 `json:"ask,omitempty"`
@@ -266,6 +267,7 @@ type (
 		Hosts       []HostView
 		CommittedAt time.Time
 		Next        string
+		Stuck       []StuckView
 	}
 	// TxnUnknown: after a restart, the coordinator has never heard of the transaction. Nothing was sent to anyone.
 	TxnUnknown struct{ ID string }

@@ -9,7 +9,7 @@ func (d Deploy) View(tasks []TaskView) View {
 		State: d.State, Step: string(d.Step), Reason: d.Reason, ReasonCode: string(d.Code), NextCommand: d.Next,
 		Actor: d.Actor, StartedAt: d.StartedAt, Deadline: d.Deadline,
 		CommittedAt: optional(d.CommittedAt), FinishedAt: optional(d.FinishedAt), HealthyAt: optional(d.HealthyAt),
-		Generation: d.Generation, Txn: d.Txn, Lockstep: d.Lockstep, Tasks: tasks, Hosts: d.Hosts, Steps: d.Steps,
+		Generation: d.Generation, Txn: d.Txn, Lockstep: d.Lockstep, Tasks: tasks, Hosts: d.Hosts, Steps: d.Steps, Stuck: d.Stuck,
 	}
 	if v.Tasks == nil {
 		v.Tasks = []TaskView{}

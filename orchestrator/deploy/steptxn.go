@@ -12,6 +12,7 @@ func (r *run) txnChanged(in TxnChanged) {
 		r.d.Generation = in.Order
 	}
 	r.hosts(in.Hosts)
+	r.d.Stuck = in.Stuck
 	r.taken(in)
 	undoing := r.d.Step == StepRestoring || r.d.Step == StepRestoreStuck
 	switch in.Phase {

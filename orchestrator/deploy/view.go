@@ -45,15 +45,17 @@ type View struct {
 	CommittedAt *time.Time `json:"committed_at"`
 	FinishedAt  *time.Time `json:"finished_at"`
 	// HealthyAt is when the last new task was first healthy: what the App itself needed ends here.
-	HealthyAt  *time.Time   `json:"healthy_at,omitempty"`
-	Deadline   time.Time    `json:"deadline"`
-	Generation uint64       `json:"generation" doc:"order number of the last transaction"`
-	Txn        string       `json:"txn,omitempty" doc:"id of the last transaction"`
-	Lockstep   string       `json:"lockstep,omitempty" doc:"id of the lock-step that this Deploy belongs to: all of it commit, or none"`
-	Tasks      []TaskView   `json:"tasks"`
-	Hosts      []HostView   `json:"hosts"`
-	Drain      *DrainView   `json:"drain,omitempty"`
-	Steps      []StepRecord `json:"steps" doc:"every step so far with its time"`
+	HealthyAt  *time.Time `json:"healthy_at,omitempty"`
+	Deadline   time.Time  `json:"deadline"`
+	Generation uint64     `json:"generation" doc:"order number of the last transaction"`
+	Txn        string     `json:"txn,omitempty" doc:"id of the last transaction"`
+	Lockstep   string     `json:"lockstep,omitempty" doc:"id of the lock-step that this Deploy belongs to: all of it commit, or none"`
+	Tasks      []TaskView `json:"tasks"`
+	Hosts      []HostView `json:"hosts"`
+	Drain      *DrainView `json:"drain,omitempty"`
+	// Stuck are the Hosts that keep a stuck Deploy from being undone.
+	Stuck []StuckView  `json:"stuck,omitempty" doc:"what could not be restored, on which Host, what serves there now, and what resolves it"`
+	Steps []StepRecord `json:"steps" doc:"every step so far with its time"`
 	// Apps are the Deploys of a lock-step, in the view of the whole; it has the id of the lock-step.
 	Apps []View `json:"apps,omitempty" doc:"of a lock-step: the Deploy of each App"`
 }
@@ -91,6 +93,38 @@ type HostView struct {
 	Output   string        `json:"output,omitempty" doc:"what the proxy's checker printed"`
 	Evidence *EvidenceView `json:"evidence,omitempty"`
 	Drained  bool          `json:"drained,omitempty"`
+	// Standing: the Host has not proved it, and is not needed for that.
+	Standing Standing `json:"standing,omitempty" enum:"unproven,excluded" doc:"unproven: missing, as the Group's policy permits, and no old task is killed before it is back; excluded: proven out of traffic"`
+}
+
+// Standing says why a Host's proof is not needed.
+type Standing string
+
+// The standings; empty is a Host whose proof is needed.
+const (
+	StandingUnproven Standing = "unproven"
+	StandingExcluded Standing = "excluded"
+)
+
+// StuckView is one Host that keeps a Deploy from being undone.
+type StuckView struct {
+	Host  string `json:"host"`
+	Group string `json:"group"`
+	Cause string `json:"cause" enum:"away,silent,restore-failed,refused"`
+	What  string `json:"what" doc:"what could not be restored, and why"`
+	Fix   string `json:"fix" doc:"what to do about it"`
+	Next  string `json:"next_command" doc:"the command that resolves it"`
+	// Serves is what the Host's proxy reported last.
+	Serves []ServesView `json:"serves,omitempty"`
+}
+
+// ServesView is what a Host's proxy serves of an App.
+type ServesView struct {
+	App       string         `json:"app"`
+	ReadAt    time.Time      `json:"read_at" doc:"when the proxy was read, by the Host's clock"`
+	ProxyPID  int64          `json:"proxy_pid"`
+	Digest    string         `json:"digest"`
+	Upstreams []UpstreamView `json:"upstreams"`
 }
 
 // EvidenceView is what a Host's running proxy reported; Upstreams lists the target's, new and kept.

@@ -42,6 +42,8 @@ type fakeCoordinator struct {
 	deaf    bool
 	drains  []txn.Drained
 	answers []txn.Amended
+	asks    []txn.MemberAsk
+	refuse  error // what ChangeMember answers
 }
 
 func (c *fakeCoordinator) Begin(_ context.Context, proposals ...txn.Proposal) error {
@@ -348,6 +350,24 @@ func (c *fakeCoordinator) Hosts() []txn.HostInfo {
 }
 
 func (c *fakeCoordinator) Groups() []string { return c.groups }
+
+func (c *fakeCoordinator) ChangeMember(_ context.Context, ask txn.MemberAsk) (txn.HostInfo, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asks = append(c.asks, ask)
+	if c.refuse != nil {
+		return txn.HostInfo{}, c.refuse
+	}
+	return txn.HostInfo{Name: ask.Host, Membership: txn.Membership{Standing: string(ask.Verb)}}, nil
+}
+
+func (c *fakeCoordinator) Resolve(_ context.Context, host string) (txn.Resolution, error) {
+	return txn.Resolution{Host: host, Left: []string{"as the test says"}, Next: "cutover lb resolve " + host}, nil
+}
+
+func (c *fakeCoordinator) MemberHistory(context.Context, int) ([]txn.MemberChange, error) {
+	return nil, nil
+}
 
 func (c *fakeCoordinator) ShowHost(context.Context, string) (*lbagentv1.ShowResponse, error) {
 	c.mu.Lock()

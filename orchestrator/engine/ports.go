@@ -185,6 +185,13 @@ type Coordinator interface {
 	ShowHost(ctx context.Context, name string) (*lbagentv1.ShowResponse, error)
 	// HostDrift reads a Host's differences, now.
 	HostDrift(ctx context.Context, name string) (*lbagentv1.ShowResponse, error)
+	// ChangeMember changes who is a member of a Group; it waits for the Group's undecided transactions. An error that is the
+	// asker's is a *txn.MemberRefusal.
+	ChangeMember(ctx context.Context, ask txn.MemberAsk) (txn.HostInfo, error)
+	// Resolve lets a Host try again at once what it has not answered, and says what is left.
+	Resolve(ctx context.Context, host string) (txn.Resolution, error)
+	// MemberHistory lists the newest changes of membership, newest first.
+	MemberHistory(ctx context.Context, limit int) ([]txn.MemberChange, error)
 }
 
 // Ports are the engine's neighbours.

@@ -94,6 +94,9 @@ func txnInput(d deploy.Deploy, s txn.Status) deploy.TxnChanged {
 	for _, h := range s.Hosts {
 		in.Hosts = append(in.Hosts, hostView(h, d.App, s.Order, target))
 	}
+	for _, h := range s.Stuck {
+		in.Stuck = append(in.Stuck, deploy.StuckView{Host: h.Host, Group: h.Group, Cause: h.Cause, What: h.What, Fix: h.Fix, Next: h.Next, Serves: servesViews(h.Serves)})
+	}
 	return in
 }
 
@@ -130,6 +133,12 @@ func hostView(h txn.HostVote, app string, order uint64, target map[string]bool) 
 	if v.Vote == "" {
 		v.Vote = deploy.VoteNone
 	}
+	switch {
+	case h.Excluded:
+		v.Standing = deploy.StandingExcluded
+	case h.Unproven:
+		v.Standing = deploy.StandingUnproven
+	}
 	if r := h.Refusal; r != nil {
 		v.Output = r.GetOutput()
 		if v.Reason == "" {
@@ -142,6 +151,22 @@ func hostView(h txn.HostVote, app string, order uint64, target map[string]bool) 
 		}
 	}
 	return v
+}
+
+// servesViews is what a proxy was read to serve, apart from what is not registered any longer.
+func servesViews(list []*lbagentv1.Evidence) []deploy.ServesView {
+	var out []deploy.ServesView
+	for _, ev := range list {
+		v := deploy.ServesView{App: ev.GetApp(), ReadAt: ev.GetReadAt().AsTime(), ProxyPID: ev.GetProcess().GetWorkerPid(), Digest: ev.GetDigest(),
+			Upstreams: []deploy.UpstreamView{}}
+		for _, u := range ev.GetUpstreams() {
+			if u.GetRegistered() {
+				v.Upstreams = append(v.Upstreams, upstreamView(u))
+			}
+		}
+		out = append(out, v)
+	}
+	return out
 }
 
 func evidenceView(ev *lbagentv1.Evidence, order uint64, target map[string]bool) *deploy.EvidenceView {

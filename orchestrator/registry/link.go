@@ -19,6 +19,8 @@ import (
 
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 	"github.com/cutover/cutover/proto/gen/cutover/lbagent/v1/lbagentv1connect"
+
+	"github.com/cutover/cutover/orchestrator/txn"
 )
 
 // maxMessage bounds what a Host may send in one message.
@@ -40,6 +42,7 @@ type Link struct {
 	connected bool
 	lastSeen  time.Time
 	lastError string
+	trouble   txn.Trouble
 	state     *lbagentv1.HostState
 	sections  map[string]*lbagentv1.SectionReport
 }
@@ -86,6 +89,8 @@ func (l *Link) Client() lbagentv1connect.HostServiceClient { return l.client }
 type Info struct {
 	Host      Host
 	Connected bool
+	// Trouble says why it is not connected, as far as the last attempt told.
+	Trouble txn.Trouble
 	// Problem says why the Host cannot take changes now, or is empty.
 	Problem  string
 	LastSeen time.Time
@@ -97,7 +102,7 @@ type Info struct {
 func (l *Link) Info() Info {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	info := Info{Host: l.host, Connected: l.connected, LastSeen: l.lastSeen, State: l.state}
+	info := Info{Host: l.host, Connected: l.connected, LastSeen: l.lastSeen, State: l.state, Trouble: l.trouble}
 	for _, app := range slices.Sorted(maps.Keys(l.sections)) {
 		info.Sections = append(info.Sections, l.sections[app])
 	}
@@ -145,10 +150,10 @@ func (l *Link) run(ctx context.Context, h Handler, request *lbagentv1.WatchReque
 func (l *Link) watch(ctx context.Context, h Handler, request *lbagentv1.WatchRequest) (stood bool, err error) {
 	streamCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	silence := time.AfterFunc(l.heartbeat, func() {
-		cancel(fmt.Errorf("it has said nothing for %v", l.heartbeat))
+	quiet := time.AfterFunc(l.heartbeat, func() {
+		cancel(&silence{l.heartbeat})
 	})
-	defer silence.Stop()
+	defer quiet.Stop()
 	fail := func(err error) error {
 		if cause := context.Cause(streamCtx); cause != nil && ctx.Err() == nil {
 			err = cause
@@ -161,7 +166,7 @@ func (l *Link) watch(ctx context.Context, h Handler, request *lbagentv1.WatchReq
 	}
 	defer func() { _ = stream.Close() }()
 	for stream.Receive() {
-		silence.Stop()
+		quiet.Stop()
 		msg := stream.Msg() // ours: each Receive makes a new one
 		if !stood {
 			if err := l.recognise(msg); err != nil {
@@ -176,7 +181,7 @@ func (l *Link) watch(ctx context.Context, h Handler, request *lbagentv1.WatchReq
 			l.log.Info("host connected", "proxy", msg.GetHost().GetProxy(), "agent_pid", msg.GetHost().GetAgentPid())
 			h.HostConnected(ctx, l.host.Name, msg)
 		}
-		silence.Reset(l.heartbeat)
+		quiet.Reset(l.heartbeat)
 	}
 	err = stream.Err()
 	if err == nil {
@@ -188,7 +193,7 @@ func (l *Link) watch(ctx context.Context, h Handler, request *lbagentv1.WatchReq
 	err = fail(err)
 	if stood {
 		l.mu.Lock()
-		l.connected, l.lastError = false, err.Error()
+		l.connected, l.lastError, l.trouble = false, err.Error(), troubleOf(err)
 		l.mu.Unlock()
 		h.HostDisconnected(ctx, l.host.Name, err.Error())
 	}
@@ -226,7 +231,7 @@ func (l *Link) recognise(first *lbagentv1.WatchResponse) error {
 func (l *Link) note(msg *lbagentv1.WatchResponse, first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.connected, l.lastError, l.lastSeen = true, "", time.Now()
+	l.connected, l.lastError, l.trouble, l.lastSeen = true, "", txn.TroubleNone, time.Now()
 	if msg.GetHost() != nil {
 		l.state = msg.GetHost()
 	}
@@ -241,22 +246,51 @@ func (l *Link) note(msg *lbagentv1.WatchResponse, first bool) {
 func (l *Link) setError(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.lastError = err.Error()
+	l.lastError, l.trouble = err.Error(), troubleOf(err)
 }
+
+// silence: the stream, or the attempt to open it, has said nothing for too long.
+type silence struct{ d time.Duration }
+
+func (s *silence) Error() string { return fmt.Sprintf("it has said nothing for %v", s.d) }
+
+// troubleOf tells an lbagent that is not there from one that takes the connection and then says nothing.
+func troubleOf(err error) txn.Trouble {
+	var quiet *silence
+	var op *net.OpError
+	var timeout net.Error
+	switch {
+	case errors.As(err, &op) && op.Op == "dial":
+		return txn.TroubleAway
+	case errors.As(err, &quiet), errors.As(err, &timeout) && timeout.Timeout():
+		return txn.TroubleSilent
+	default:
+		return txn.TroubleAway
+	}
+}
+
+// said is an error in other words.
+type said struct {
+	text string
+	err  error
+}
+
+func (e *said) Error() string { return e.text }
+func (e *said) Unwrap() error { return e.err }
 
 // plain is an error of a call in words for people.
 func plain(err error) error {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return errors.New("connection refused: its lbagent does not run")
+		return &said{"connection refused: its lbagent does not run", err}
 	case errors.Is(err, syscall.ECONNRESET):
-		return errors.New("connection reset")
+		return &said{"connection reset", err}
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return errors.New("connection lost: its lbagent or its machine has ended it")
+		return &said{"connection lost: its lbagent or its machine has ended it", err}
 	}
 	var ce *connect.Error
 	if errors.As(err, &ce) {
-		return fmt.Errorf("%s: %s", ce.Code(), ce.Message())
+		return &said{fmt.Sprintf("%s: %s", ce.Code(), ce.Message()), err}
 	}
 	return err
 }

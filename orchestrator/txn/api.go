@@ -92,9 +92,10 @@ type Status struct {
 	Reason      string
 	Hosts       []HostVote
 	CommittedAt time.Time
-	// Next is the one command to run next when Phase is StuckRestoring.
-	Next string
-	At   time.Time
+	// Next is the one command to run next when Phase is StuckRestoring; Stuck are the Hosts that are waited for then.
+	Next  string
+	Stuck []StuckHost
+	At    time.Time
 }
 
 // Drained says how far the Hosts have released what a committed transaction or an Amendment replaced.

@@ -27,6 +27,8 @@ type Rules struct {
 	RetryMin, RetryMax time.Duration
 	// StartCommand is the command that starts the lbagent of a Host again.
 	StartCommand func(host string) string
+	// RestartCommand is the command that restarts one that hangs.
+	RestartCommand func(host string) string
 }
 
 // DefaultRules are those of production.
@@ -41,6 +43,9 @@ func DefaultRules() Rules {
 		RetryMax:  time.Second,
 		StartCommand: func(host string) string {
 			return "systemctl start cutover-lbagent  # on " + host
+		},
+		RestartCommand: func(host string) string {
+			return "systemctl restart cutover-lbagent  # on " + host
 		},
 	}
 }
@@ -104,6 +109,8 @@ type Host struct {
 	Connected bool
 	CaughtUp  bool
 	Behind    string
+	// Trouble says why it is not Connected, as far as that is known.
+	Trouble Trouble
 	// AwaySince is set while the Host is needed and not Connected, or not CaughtUp before its Prepare.
 	AwaySince time.Time
 
@@ -130,6 +137,8 @@ type Host struct {
 	Reason   string
 	Refusal  *lbagentv1.Refusal
 	Evidence []*lbagentv1.Evidence
+	// Unrestored is why it has not answered Aborted, when it said so itself.
+	Unrestored *lbagentv1.Refusal
 }
 
 // owes: nothing stands for the Aborted that the Host has not answered (UNDO).
@@ -186,6 +195,14 @@ type (
 		Host      string
 		Connected bool
 	}
+	// HostTrouble: see Host.Trouble. Why is it for people.
+	HostTrouble struct {
+		Host    string
+		Trouble Trouble
+		Why     string
+	}
+	// HostRetry: somebody wants the Host to be told again at once what it has not answered.
+	HostRetry struct{ Host string }
 	// HostCaughtUp: see Host.CaughtUp.
 	HostCaughtUp struct {
 		Host   string
@@ -257,6 +274,8 @@ func (MarkWritten) event()     {}
 func (DecisionWritten) event() {}
 func (WriteRefused) event()    {}
 func (AbortAsked) event()      {}
+func (HostTrouble) event()     {}
+func (HostRetry) event()       {}
 func (HostExcluded) event()    {}
 func (Replaced) event()        {}
 func (Tick) event()            {}
@@ -367,34 +386,28 @@ func (r Rules) Status(s State) Status {
 		CommittedAt: s.CommittedAt, At: s.At,
 	}
 	if s.Phase == StuckRestoring {
-		out.Reason = r.stuckReason(s)
+		out.Stuck = r.stuckHosts(s)
+		out.Reason = r.stuckReason(s, out.Stuck)
+		if len(out.Stuck) > 0 {
+			out.Next = out.Stuck[0].Next
+		}
 	}
 	for _, h := range s.Hosts {
 		out.Hosts = append(out.Hosts, HostVote{
 			Host: h.Name, Group: h.Group, Proxy: h.Proxy, Vote: h.Vote.String(), Reason: h.Reason,
 			Refusal: h.Refusal, Evidence: h.Evidence, SentActivate: h.SentActivate, Unproven: h.Unproven, Excluded: h.Excluded,
 		})
-		if s.Phase == StuckRestoring && h.owes() && out.Next == "" {
-			out.Next = r.StartCommand(h.Name)
-		}
 	}
 	return out
 }
 
-// stuckReason names the Hosts that owe an answer, keeps the cause of the abort, and says what to run.
-func (r Rules) stuckReason(s State) string {
+// stuckReason names the Hosts that owe an answer, keeps the cause of the abort, and says what to do.
+func (r Rules) stuckReason(s State, stuck []StuckHost) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s; not restored within %v:", s.Reason, r.Restore)
-	for _, h := range s.Hosts {
-		if !h.owes() {
-			continue
-		}
-		fmt.Fprintf(&b, " host %s has not answered", h.Name)
-		if h.Reason != "" {
-			fmt.Fprintf(&b, " (%s)", h.Reason)
-		}
-		fmt.Fprintf(&b, ", start its lbagent with `%s`;", r.StartCommand(h.Name))
+	for _, h := range stuck {
+		fmt.Fprintf(&b, " host %s: %s; %s;", h.Host, h.What, h.Fix)
 	}
-	b.WriteString(" both the old and the new upstreams stay alive until then; see `cutover lb hosts`")
+	b.WriteString(" both the old and the new upstreams stay alive until then")
 	return b.String()
 }

@@ -73,3 +73,11 @@ type Membership struct {
 	// Waiting: what a joining Host lacks to become a member.
 	Waiting string
 }
+
+// MemberChange is one entry of the audit record of membership.
+type MemberChange struct {
+	At                          time.Time
+	Host, Group, What, From, To string
+	View                        uint64
+	Actor, Reason, Proof        string
+}

@@ -76,6 +76,18 @@ func (s *step) apply(ev Event) {
 		if h := s.host(ev.Host); h != nil {
 			s.link(h, ev.Connected)
 		}
+	case HostTrouble:
+		if h := s.host(ev.Host); h != nil && h.Trouble != ev.Trouble {
+			h.Trouble = ev.Trouble
+			if ev.Why != "" && !h.Connected {
+				h.Reason = ev.Why
+			}
+			s.changed = s.changed || s.Phase == StuckRestoring
+		}
+	case HostRetry:
+		if h := s.host(ev.Host); h != nil && !h.Done && (s.aborted() || s.Phase == Committed) {
+			h.Call, h.Tries, h.RetryAt = CallNone, 0, time.Time{}
+		}
 	case HostCaughtUp:
 		if h := s.host(ev.Host); h != nil {
 			h.CaughtUp, h.Behind = ev.OK, ev.Behind
@@ -117,6 +129,10 @@ func (s *step) link(h *Host, connected bool) {
 	h.Connected = connected
 	if !connected {
 		return
+	}
+	if h.Trouble != TroubleNone {
+		h.Trouble = TroubleNone
+		s.changed = s.changed || s.Phase == StuckRestoring
 	}
 	h.Call, h.Tries, h.RetryAt = CallNone, 0, time.Time{}
 	switch {
@@ -236,6 +252,7 @@ func (s *step) refused(h *Host, a Answer) {
 			h.Reason = text
 			s.changed = true
 		}
+		h.Unrestored = a.Refusal // apart from the one that explains the abort
 		s.retry(h)
 	}
 }

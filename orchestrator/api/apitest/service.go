@@ -20,6 +20,11 @@ type Service struct {
 	OnStop     func(app string, meta api.Meta) (deploy.View, error)
 	OnRollback func(app string, to uint64, meta api.Meta) (deploy.View, error)
 	OnAbort    func(ref string, meta api.Meta) (deploy.View, error)
+	// OnHost changes a Host's membership, OnResolve settles what is stuck. Nil: refused as not found.
+	OnHost    func(ask api.HostAsk, meta api.Meta) (api.Host, error)
+	OnResolve func(ref string, meta api.Meta) (api.Resolution, error)
+	// Changes of membership, newest first.
+	Changes []api.HostChange
 	// OnLogs reads a log. Nil: refused as not found.
 	OnLogs func(task, file string, offset int64, limit int) (api.LogChunk, error)
 	// NotReady is what Ready answers.
@@ -324,6 +329,27 @@ func (s *Service) HostDrift(_ context.Context, name string) (api.HostDrift, erro
 		}
 	}
 	return api.HostDrift{}, NotFound("Host", name)
+}
+
+// ChangeHost calls OnHost.
+func (s *Service) ChangeHost(_ context.Context, ask api.HostAsk, meta api.Meta) (api.Host, error) {
+	if s.OnHost == nil {
+		return api.Host{}, NotFound("Host", ask.Host)
+	}
+	return s.OnHost(ask, meta)
+}
+
+// Resolve calls OnResolve.
+func (s *Service) Resolve(_ context.Context, ref string, meta api.Meta) (api.Resolution, error) {
+	if s.OnResolve == nil {
+		return api.Resolution{}, NotFound("Host", ref)
+	}
+	return s.OnResolve(ref, meta)
+}
+
+// HostHistory lists Changes.
+func (s *Service) HostHistory(_ context.Context, limit int) ([]api.HostChange, error) {
+	return s.Changes[:min(limit, len(s.Changes))], s.Fail
 }
 
 // Ready returns NotReady.

@@ -45,6 +45,11 @@ func CompleteApp(a deploy.AppView) deploy.AppView {
 // CompleteHost is Complete for a Host.
 func CompleteHost(h Host) Host {
 	h.OpenTxns, h.Problems, h.Limits = some(h.OpenTxns), some(h.Problems), some(h.Limits)
+	if h.Traffic != nil {
+		t := *h.Traffic
+		t.Reasons = some(t.Reasons)
+		h.Traffic = &t
+	}
 	return h
 }
 
@@ -74,4 +79,15 @@ func some[T any](list []T) []T {
 		return []T{}
 	}
 	return list
+}
+
+// CompleteResolution is Complete for a Resolution.
+func CompleteResolution(r Resolution) Resolution {
+	hosts := make([]HostResolution, len(r.Hosts))
+	copy(hosts, r.Hosts)
+	for i := range hosts {
+		hosts[i].Remaining, hosts[i].Serves = some(hosts[i].Remaining), some(hosts[i].Serves)
+	}
+	r.Hosts = hosts
+	return r
 }

@@ -28,6 +28,8 @@ type Host struct {
 	OpenTxns     []string   `json:"open_txns"`
 	Problems     []string   `json:"problems"`
 	Limits       []string   `json:"limits"`
+	Membership   Membership `json:"membership"`
+	Traffic      *Traffic   `json:"traffic,omitempty"`
 }
 
 // HostShow is what `cutover lb show` prints: committed and running, side by side, for each App.

@@ -121,7 +121,7 @@ func LBHosts(hosts []wire.Host, now time.Time, s Style) []string {
 	if len(hosts) == 0 {
 		return []string{"no hosts; without any, no Deploy with routes can succeed"}
 	}
-	t := table{head: []string{"HOST", "GROUP", "PROXY", "VERSION", "PROXY PID", "AGENT", "LAST SEEN", "SECTIONS", "DRIFT", "OPEN"}}
+	t := table{head: []string{"HOST", "GROUP", "PROXY", "VERSION", "PROXY PID", "AGENT", "LAST SEEN", "MEMBERSHIP", "SECTIONS", "DRIFT", "OPEN"}}
 	var notes []string
 	for _, h := range hosts {
 		agent := s.good("connected")
@@ -132,7 +132,7 @@ func LBHosts(hosts []wire.Host, now time.Time, s Style) []string {
 		if h.LastSeen != nil {
 			seen = Duration(now.Sub(*h.LastSeen)) + " ago"
 		}
-		t.add(Clean(h.Name), Clean(h.Group), orDash(Clean(h.Proxy)), orDash(Clean(h.ProxyVersion)), fmt.Sprint(h.ProxyPID), agent, seen,
+		t.add(Clean(h.Name), Clean(h.Group), orDash(Clean(h.Proxy)), orDash(Clean(h.ProxyVersion)), fmt.Sprint(h.ProxyPID), agent, seen, standing(h, s),
 			fmt.Sprint(h.Sections), driftCell(h, s), orDash(Clean(strings.Join(h.OpenTxns, " "))))
 		notes = append(notes, hostProblems(h, s)...)
 	}

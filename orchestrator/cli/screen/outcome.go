@@ -31,6 +31,7 @@ func Outcome(v deploy.View, now time.Time, s Style) []string {
 		out = append(out, s.bad(words(v.State))+": "+orDash(cause))
 		out = append(out, indent(Lines(more, lastLines), "  ")...)
 		out = append(out, culprits(v, s)...)
+		out = append(out, Stuck(v, s)...)
 		if len(v.Hosts) > 0 {
 			out = append(out, HostSummaries(v, s)...)
 		}

@@ -155,6 +155,9 @@ func New(opts Options) (*Conductor, error) {
 	if r.StartCommand == nil {
 		r.StartCommand = def.StartCommand
 	}
+	if r.RestartCommand == nil {
+		r.RestartCommand = def.RestartCommand
+	}
 	opts.MaxOpen = cmp.Or(opts.MaxOpen, 1024)
 	opts.KeepEnded = cmp.Or(opts.KeepEnded, 256)
 	opts.CallTimeout = cmp.Or(opts.CallTimeout, 40*time.Second)
@@ -295,6 +298,7 @@ func (c *Conductor) sweep() {
 	c.suspectPart(c.sweeps % fullSweep)
 	c.tick()
 	for _, name := range sortedKeys(c.hosts) {
+		c.noteTrouble(c.hosts[name])
 		c.settleInDoubt(c.hosts[name])
 		c.refresh(c.hosts[name])
 	}

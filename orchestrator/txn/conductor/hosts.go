@@ -105,6 +105,7 @@ func (c *Conductor) takeReport(h *host, msg *lbagentv1.WatchResponse) {
 		if open := s.GetOpen(); open != nil {
 			c.tellReported(h, s, open)
 		}
+		c.tellServed(h, s.GetApp())
 	}
 	if state := msg.GetHost(); state != nil {
 		pid := state.GetProcess().GetWorkerPid()

@@ -411,3 +411,19 @@ func (c *Conductor) giveUpChange(ch *memberChange, result chan error, ask txn.Me
 		return ErrStopped
 	}
 }
+
+// MemberHistory lists the newest changes of membership, newest first.
+func (c *Conductor) MemberHistory(ctx context.Context, limit int) ([]txn.MemberChange, error) {
+	entries, err := c.reg.History(ctx, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]txn.MemberChange, len(entries))
+	for i, e := range entries {
+		out[i] = txn.MemberChange{At: e.At, Host: e.Host, Group: e.Group, What: e.What, From: e.From, To: e.To, View: e.View, Actor: e.Actor, Reason: e.Reason}
+		if e.Proof != nil {
+			out[i].Proof = e.Proof.Text
+		}
+	}
+	return out, nil
+}

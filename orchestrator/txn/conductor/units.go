@@ -365,7 +365,7 @@ func (c *Conductor) tell(o *transaction) {
 
 // statusOf is the transaction as the asker of one part sees it.
 func (c *Conductor) statusOf(o *transaction, u *unit, p *part) txn.Status {
-	s := c.rules.Status(o.state)
+	s := c.status(o)
 	s.ID, s.Deploy = p.id, p.deploy
 	if o.state.Phase == txn.Waiting && o.again != "" {
 		s.Reason = o.again
