@@ -130,6 +130,7 @@ type host struct {
 	forgot atomic.Pointer[string]
 	// lacking is what a joining Host lacks to be a member, or "". As forgot.
 	lacking   atomic.Pointer[string]
+	look      bool // something happened to it: see refresh
 	syncing   bool
 	syncTries int
 	syncAt    time.Time // not before
@@ -214,6 +215,7 @@ func (c *Conductor) run() {
 	defer wake.Stop()
 	c.resume()
 	for {
+		c.lookAtHosts()
 		c.advanceChanges()
 		c.armWake(wake)
 		select {

@@ -113,7 +113,12 @@ func (c *Conductor) takeReport(h *host, msg *lbagentv1.WatchResponse) {
 			pid = txn.NoProcess
 		}
 		for _, id := range sortedKeys(c.txns) {
-			if o := c.txns[id]; o != nil && o.host(h.name) != nil {
+			o := c.txns[id]
+			if o == nil {
+				continue
+			}
+			// The same process as before, and as its votes speak of, changes nothing; most reports say just that.
+			if m := o.host(h.name); m != nil && (m.SeenPID != pid || m.PID != 0 && m.PID != pid) {
 				c.step(o, txn.ProcessSeen{Host: h.name, PID: pid, At: msg.GetSentAt().AsTime()})
 			}
 		}
@@ -154,25 +159,41 @@ func (c *Conductor) noteEvidence(h *host, evidence []*lbagentv1.Evidence, remove
 	}
 }
 
-// refresh looks at everything that depends on what the Host said: who may prepare there, what it has released, whether
-// it agrees with the committed state.
-func (c *Conductor) refresh(h *host) {
+// refresh has the Host looked at when the burst of events at hand is over: looking is level-triggered, and costs more than an
+// event.
+func (c *Conductor) refresh(h *host) { h.look = true }
+
+// lookAtHosts looks at the Hosts that something happened to, until nothing follows from it any more.
+func (c *Conductor) lookAtHosts() {
+	for range maxLooks {
+		again := false
+		for _, name := range sortedKeys(c.hosts) {
+			if h := c.hosts[name]; h.look {
+				h.look, again = false, true
+				c.lookAt(h)
+			}
+		}
+		if !again {
+			return
+		}
+		for _, id := range sortedKeys(c.drains) {
+			c.watchDrain(c.drains[id])
+		}
+	}
+}
+
+// maxLooks bounds how often Hosts are looked at before the next event is taken; what is left is looked at after that one.
+const maxLooks = 16
+
+// lookAt looks at everything that depends on what the Host said: who may prepare there, what it has released, whether it
+// agrees with the committed state.
+func (c *Conductor) lookAt(h *host) {
 	for _, id := range sortedKeys(c.txns) {
 		o := c.txns[id]
 		if o == nil {
 			continue
 		}
-		m := o.host(h.name)
-		if m == nil || m.SentPrepare || (o.state.Phase != txn.Waiting && o.state.Phase != txn.Preparing) {
-			continue
-		}
-		behind := c.behind(o, h)
-		if m.CaughtUp != (behind == "") || m.Behind != behind {
-			c.step(o, txn.HostCaughtUp{Host: h.name, OK: behind == "", Behind: behind})
-		}
-	}
-	for _, id := range sortedKeys(c.drains) {
-		c.watchDrain(c.drains[id])
+		c.catchUp(o, h)
 	}
 	c.reconcile(h)
 	c.directTraffic(h)
@@ -180,6 +201,18 @@ func (c *Conductor) refresh(h *host) {
 		why := c.lacks(h)
 		h.lacking.Store(&why)
 		c.join(h)
+	}
+}
+
+// catchUp tells the transaction whether the Host can prepare it.
+func (c *Conductor) catchUp(o *transaction, h *host) {
+	m := o.host(h.name)
+	if m == nil || m.SentPrepare || (o.state.Phase != txn.Waiting && o.state.Phase != txn.Preparing) {
+		return
+	}
+	behind := c.behind(o, h)
+	if m.CaughtUp != (behind == "") || m.Behind != behind {
+		c.step(o, txn.HostCaughtUp{Host: h.name, OK: behind == "", Behind: behind})
 	}
 }
 
@@ -192,11 +225,8 @@ func (c *Conductor) behind(o *transaction, h *host) string {
 		if ch.key.Group != h.group {
 			continue
 		}
-		for _, id := range sortedKeys(c.txns) {
-			other := c.txns[id]
-			if other != o && other.changeOf(ch.key) != nil && other.state.Unfinished(h.name) {
-				return "it has not finished transaction " + id
-			}
+		if id := c.unfinishedOn(ch.key, h, o); id != "" {
+			return "it has not finished transaction " + id
 		}
 		var committed *lbagentv1.CommittedSection
 		if s := c.sections[ch.key]; s != nil {
@@ -207,6 +237,17 @@ func (c *Conductor) behind(o *transaction, h *host) string {
 		}
 	}
 	return ""
+}
+
+// unfinishedOn is a transaction other than o that changes the Section and that the Host has not finished, or "".
+func (c *Conductor) unfinishedOn(key txn.SectionKey, h *host, o *transaction) string {
+	found := ""
+	for id, other := range c.txns {
+		if other != o && other.changeOf(key) != nil && other.state.Unfinished(h.name) && (found == "" || id < found) {
+			found = id
+		}
+	}
+	return found
 }
 
 // syncPause is the pause before the n-th Sync in a row that has not brought agreement.

@@ -244,7 +244,7 @@ func (c *Conductor) granted(o *transaction) {
 				return
 			}
 			for _, name := range sortedKeys(c.hosts) {
-				c.refresh(c.hosts[name])
+				c.catchUp(o, c.hosts[name])
 			}
 			c.step(o, txn.Granted{Order: order})
 		}
