@@ -224,6 +224,10 @@ func (a *Agent) carryOut(ctx context.Context, w participant.Work) participant.Wo
 		done.Err = err
 		return done
 	}
+	if w.Collect {
+		done.Err = a.reload(ctx)
+		return done
+	}
 	call := func(name string, f func() error) {
 		if done.Err != nil {
 			return

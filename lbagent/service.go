@@ -393,6 +393,7 @@ func (a *Agent) hostState(st *participant.State) *lbagentv1.HostState {
 		Name: a.opts.Name, Group: a.opts.Group, Proxy: info.Proxy, MaxEpoch: st.Durable.Epoch, View: st.Durable.View,
 		ReloadPerChange: info.ReloadPerChange, Process: processTo(st.Process), AgentPid: int64(os.Getpid()),
 		Limits: info.Limits, AgentVersion: a.opts.Version, Drifts: shortDrifts(st.DriftsOf(""), maxHostDiff), Traffic: a.traffic(st),
+		Tombstones: uint32(max(st.Tombstones, 0)),
 	}
 	if err != nil {
 		out.Problems = append(out.Problems, text(err.Error()))

@@ -111,6 +111,8 @@ type Reading struct {
 	Process  Process
 	At       time.Time
 	Sections map[string]SectionReading // by App; an absent App has no entry
+	// Tombstones counts the removed upstreams that the proxy still remembers. Told by a reading of all Apps only.
+	Tombstones int
 }
 
 // SectionReading is the part of one App. Rows are sorted by name, Routes by host and path.
@@ -132,6 +134,13 @@ type Info struct {
 	ReloadPerChange bool
 	// Limits are sentences for the owner about what this version cannot do.
 	Limits []string
+}
+
+// Collector is a Driver of a proxy that remembers what was removed until it is reloaded.
+type Collector interface {
+	// Reload makes the proxy load its configuration anew, and returns when the new process has answered and holds what the
+	// old one held, or with the reason why not. No request is lost.
+	Reload(ctx context.Context) error
 }
 
 // Driver drives one running proxy. Calls for different Apps may run concurrently; the caller never makes two for the

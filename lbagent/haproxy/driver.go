@@ -18,7 +18,10 @@ import (
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
-var _ driver.Driver = (*Driver)(nil)
+var (
+	_ driver.Driver    = (*Driver)(nil)
+	_ driver.Collector = (*Driver)(nil)
+)
 
 // Driver drives one running HAProxy. See driver.Driver for the contract; its methods may be called concurrently for
 // different Apps.

@@ -394,14 +394,14 @@ func TestTombstones(t *testing.T) {
 	if deletesSafely(v) {
 		want = 0
 	}
-	if n, err := p.driver.Tombstones(testContext(t)); err != nil || n != want {
-		t.Errorf("%d tombstones, %v; want %d", n, err, want)
+	if r, err := p.driver.Read(testContext(t)); err != nil || r.Tombstones != want {
+		t.Errorf("%d tombstones, %v; want %d", r.Tombstones, err, want)
 	}
 	if err := p.driver.Reload(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := p.driver.Tombstones(testContext(t)); err != nil || n != 0 {
-		t.Errorf("%d tombstones after a reload, %v", n, err)
+	if r, err := p.driver.Read(testContext(t)); err != nil || r.Tombstones != 0 {
+		t.Errorf("%d tombstones after a reload, %v", r.Tombstones, err)
 	}
 	if got := p.reading(t, "shop"); got.Digest != driver.Digest(s) {
 		t.Errorf("after the reload: %+v", got)

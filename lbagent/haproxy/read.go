@@ -67,6 +67,9 @@ func (d *Driver) Read(ctx context.Context, apps ...string) (driver.Reading, erro
 		}
 	}
 	reading := driver.Reading{Process: process, At: obs.at, Sections: map[string]driver.SectionReading{}}
+	if len(apps) == 0 {
+		reading.Tombstones = obs.tombstones()
+	}
 	for app, slots := range held {
 		routes := routesOf(slots, obs.routes)
 		if len(routes) == 0 && len(rows[app]) == 0 {
@@ -114,20 +117,16 @@ func (d *Driver) leavingSessions(ctx context.Context, pids []int, holders map[sl
 	return out
 }
 
-// Tombstones counts the removed servers that the running worker still remembers. They cost memory only; a Reload
-// collects them.
-func (d *Driver) Tombstones(ctx context.Context) (int, error) {
-	obs, err := d.observe(ctx, nil)
-	if err != nil {
-		return 0, fmt.Errorf("haproxy read: %w", err)
-	}
+// tombstones counts the removed servers that the worker still remembers. They cost memory, and time in every reading; a
+// Reload collects them.
+func (o observation) tombstones() int {
 	n := 0
-	for _, servers := range obs.servers {
+	for _, servers := range o.servers {
 		for _, s := range servers {
 			if s.mode() == 0 {
 				n++
 			}
 		}
 	}
-	return n, nil
+	return n
 }

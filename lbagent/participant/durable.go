@@ -142,6 +142,8 @@ const (
 	KindSynced     RecordKind = "synced"
 	KindSettled    RecordKind = "settled"
 	KindDrift      RecordKind = "drift"
+	KindCollect    RecordKind = "collect"
+	KindCollected  RecordKind = "collected"
 	KindTraffic    RecordKind = "traffic"
 )
 

@@ -97,6 +97,12 @@ type (
 		Order  TrafficOrder
 		Origin Origin
 	}
+	// Collect reloads the proxy to free what removed upstreams have left behind in it.
+	Collect struct {
+		To     Token
+		Fence  Fence
+		Origin Origin
+	}
 	// Hello opens a Watch: it passes the fence, and tells the Group's policy ("": no word on it).
 	Hello struct {
 		To    Token
@@ -107,7 +113,7 @@ type (
 
 // What the runner reports.
 type (
-	// WorkDone is the end of a Work. Err is the driver's, nil if all of it was done. Published is the driver's digest of
+	// WorkDone is the end of a Work; App is "" for that of a Collect. Err is the driver's, nil if all of it was done. Published is the driver's digest of
 	// the files, asked for last; PublishedKnown says that it was obtained.
 	WorkDone struct {
 		App            string
@@ -149,6 +155,7 @@ func (Abort) event()         {}
 func (Amend) event()         {}
 func (Sync) event()          {}
 func (SetTraffic) event()    {}
+func (Collect) event()       {}
 func (Hello) event()         {}
 func (WorkDone) event()      {}
 func (AppsFound) event()     {}
@@ -188,7 +195,8 @@ func (Cancel) effect()  {}
 func (Reply) effect()   {}
 func (Report) effect()  {}
 
-// Work is a sequence of driver calls for one App, in the order of the fields; the first error ends it.
+// Work is a sequence of driver calls for one App, in the order of the fields; the first error ends it. One that collects
+// is for the whole proxy and names no App.
 type Work struct {
 	App string
 	Seq uint64
@@ -202,6 +210,7 @@ type Work struct {
 	Converge *driver.Section
 	Cut      []string
 	Requests []RequestTo
+	Collect  bool
 }
 
 // RequestTo is one real request through the proxy's own worker.

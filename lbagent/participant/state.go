@@ -23,15 +23,19 @@ type State struct {
 	// Broken is set when the journal cannot be written: the Host refuses everything and does nothing.
 	Broken *Refusal
 
-	attempts map[string]*attempt
-	live     liveTable
-	restless map[string]struct{} // see atRest; never changed in place
-	waits    []*wait
-	verifies []*verifyWait
-	seq      uint64
-	readAll  time.Time // a reading of all Apps that began at or after this is wanted
-	lastAll  time.Time // when the newest one began
-	readErr  error
+	// Tombstones is how many removed upstreams the proxy still remembers, by the newest reading of all Apps.
+	Tombstones int
+
+	collecting *collecting
+	attempts   map[string]*attempt
+	live       liveTable
+	restless   map[string]struct{} // see atRest; never changed in place
+	waits      []*wait
+	verifies   []*verifyWait
+	seq        uint64
+	readAll    time.Time // a reading of all Apps that began at or after this is wanted
+	lastAll    time.Time // when the newest one began
+	readErr    error
 	// readErrAt is when the first of the readings began that have failed since.
 	readErrAt time.Time
 	survey    survey

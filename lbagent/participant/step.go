@@ -110,7 +110,7 @@ func (m *stepper) dispatch(ev Event) {
 	to, fence, isMessage := envelope(ev)
 	if m.s.Broken != nil {
 		// Works that were begun before still end; nothing new is done until the journal is open again.
-		if done, ok := ev.(WorkDone); ok {
+		if done, ok := ev.(WorkDone); ok && done.App != "" {
 			m.live(done.App).work = nil
 		}
 		if done, ok := ev.(Mended); ok {
@@ -144,6 +144,8 @@ func (m *stepper) dispatch(ev Event) {
 		m.stepSync(ev)
 	case SetTraffic:
 		m.stepTraffic(ev)
+	case Collect:
+		m.stepCollect(ev)
 	case Hello:
 		if ev.Drift != "" && ev.Drift != m.s.Policy() {
 			m.record(Record{Kind: KindEpoch, Drift: ev.Drift, Note: "the policy on drift is " + string(ev.Drift)})
@@ -194,6 +196,8 @@ func envelope(ev Event) (Token, Fence, bool) {
 		return ev.To, ev.Fence, true
 	case SetTraffic:
 		return ev.To, ev.Fence, true
+	case Collect:
+		return ev.To, ev.Fence, true
 	case Hello:
 		return ev.To, ev.Fence, true
 	}
@@ -235,6 +239,7 @@ func (m *stepper) stepJournalFailed(ev JournalFailed) {
 	for _, w := range m.s.waits {
 		m.replyNo(w.to, m.s.Broken)
 	}
+	m.collected(m.s.Broken)
 	for _, w := range m.s.verifies {
 		m.replyNo(w.to, m.s.Broken)
 	}

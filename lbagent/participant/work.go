@@ -106,6 +106,10 @@ func (m *stepper) settled(app string, sec *SectionState) {
 
 // stepWorkDone takes in what a Work came to.
 func (m *stepper) stepWorkDone(ev WorkDone) {
+	if c := m.s.collecting; c != nil && ev.App == "" && ev.Seq == c.seq {
+		m.collectDone(ev.Err)
+		return
+	}
 	if old := m.s.live.get(ev.App); old == nil || old.work == nil || old.work.Seq != ev.Seq {
 		return
 	}
@@ -228,6 +232,7 @@ func (m *stepper) stepReading(ev Reading) {
 		l.reading = now
 	}
 	if ev.All {
+		m.s.Tombstones = ev.Reading.Tombstones
 		for app := range ev.Reading.Sections {
 			set(app)
 		}

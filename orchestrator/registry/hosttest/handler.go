@@ -66,6 +66,20 @@ func (s *handler) SetTraffic(ctx context.Context, r *connect.Request[lbagentv1.S
 	return connect.NewResponse(&lbagentv1.SetTrafficResponse{Answer: &lbagentv1.SetTrafficResponse_Traffic{Traffic: s.h.traffic()}}), nil
 }
 
+func (s *handler) Collect(ctx context.Context, r *connect.Request[lbagentv1.CollectRequest]) (*connect.Response[lbagentv1.CollectResponse], error) {
+	no, err := s.enter(ctx, "collect", "", r.Msg.GetFence())
+	defer s.h.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if no != nil {
+		return connect.NewResponse(&lbagentv1.CollectResponse{Answer: &lbagentv1.CollectResponse_Refusal{Refusal: no}}), nil
+	}
+	s.h.tombstones = 0
+	s.h.touch()
+	return connect.NewResponse(&lbagentv1.CollectResponse{Answer: &lbagentv1.CollectResponse_Collected_{Collected: &lbagentv1.CollectResponse_Collected{}}}), nil
+}
+
 func (s *handler) Prepare(ctx context.Context, r *connect.Request[lbagentv1.PrepareRequest]) (*connect.Response[lbagentv1.PrepareResponse], error) {
 	no, err := s.enter(ctx, "prepare", r.Msg.GetTxnId(), r.Msg.GetFence())
 	defer s.h.mu.Unlock()

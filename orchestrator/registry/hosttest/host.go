@@ -40,8 +40,10 @@ type Host struct {
 	log      []string
 	lie      bool
 	order    lbagentv1.TrafficOrder
-	clients  uint32
-	quiet    time.Time // since when there are no clients
+
+	tombstones uint32
+	clients    uint32
+	quiet      time.Time // since when there are no clients
 }
 
 type section struct {
@@ -208,6 +210,14 @@ func (h *Host) Clients(n uint32) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.clients, h.quiet = n, time.Now().Add(-time.Hour)
+	h.touch()
+}
+
+// Tombstones sets how many removed upstreams the Host's proxy remembers. Collect takes them away.
+func (h *Host) Tombstones(n uint32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.tombstones = n
 	h.touch()
 }
 
@@ -465,7 +475,7 @@ func (h *Host) evidence(app string) *lbagentv1.Evidence {
 func (h *Host) report() *lbagentv1.WatchResponse {
 	msg := &lbagentv1.WatchResponse{
 		Host: &lbagentv1.HostState{Name: h.Name, Group: h.Group, Proxy: "haproxy", MaxEpoch: h.epoch, ReloadPerChange: h.reload,
-			Process: &lbagentv1.Process{MasterPid: 1, WorkerPid: h.pid}, Problems: h.problems, Traffic: h.traffic()},
+			Process: &lbagentv1.Process{MasterPid: 1, WorkerPid: h.pid}, Problems: h.problems, Traffic: h.traffic(), Tombstones: h.tombstones},
 		Complete: true, SentAt: timestamppb.Now(),
 	}
 	for app, s := range h.sections {

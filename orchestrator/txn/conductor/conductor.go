@@ -96,6 +96,7 @@ type Conductor struct {
 	changes      map[string][]*memberChange // by Group, in their order
 	orders       orders
 	amends       map[string]*amendment
+	collects     map[string]*collect // by Group
 	drains       map[string]*drain
 	past         pastTxns
 	writes       writes
@@ -169,7 +170,7 @@ func New(opts Options) (*Conductor, error) {
 		queue: make(chan func(), queueLength), ended: make(chan struct{}),
 		txns: map[string]*transaction{}, sections: map[txn.SectionKey]*section{}, passedOrders: map[txn.SectionKey]uint64{}, hosts: map[string]*host{},
 		parts:  map[string]*transaction{},
-		amends: map[string]*amendment{}, drains: map[string]*drain{}, changes: map[string][]*memberChange{},
+		amends: map[string]*amendment{}, drains: map[string]*drain{}, collects: map[string]*collect{}, changes: map[string][]*memberChange{},
 		past: newPastTxns(opts.KeepEnded),
 	}
 	c.writes.busy = map[txn.SectionKey]bool{}
@@ -304,6 +305,7 @@ func (c *Conductor) sweep() {
 		c.settleInDoubt(c.hosts[name])
 		c.refresh(c.hosts[name])
 	}
+	c.collectTombstones()
 }
 
 // post hands f to the owner; false if the Conductor ends first.

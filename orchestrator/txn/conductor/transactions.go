@@ -204,6 +204,10 @@ func (c *Conductor) grant(grants []txn.Grant) {
 		if strings.HasPrefix(g[0], viewLocks) {
 			continue // advanceChanges looks at what is undecided, not at who has the lock
 		}
+		if group, ok := strings.CutPrefix(g[0], collectLocks); ok {
+			c.collectGranted(group)
+			continue
+		}
 		if a := c.amends[lockedAmendment(g[0])]; a != nil && a.lockID() == g[0] {
 			c.insertGranted(a)
 		} else {

@@ -2846,6 +2846,140 @@ func (x *Synced) GetOpen() []string {
 	return nil
 }
 
+type CollectRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fence         *Fence                 `protobuf:"bytes,1,opt,name=fence,proto3" json:"fence,omitempty"`
+	Origin        *Origin                `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectRequest) Reset() {
+	*x = CollectRequest{}
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectRequest) ProtoMessage() {}
+
+func (x *CollectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectRequest.ProtoReflect.Descriptor instead.
+func (*CollectRequest) Descriptor() ([]byte, []int) {
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CollectRequest) GetFence() *Fence {
+	if x != nil {
+		return x.Fence
+	}
+	return nil
+}
+
+func (x *CollectRequest) GetOrigin() *Origin {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
+type CollectResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Answer:
+	//
+	//	*CollectResponse_Collected_
+	//	*CollectResponse_Refusal
+	Answer        isCollectResponse_Answer `protobuf_oneof:"answer"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectResponse) Reset() {
+	*x = CollectResponse{}
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectResponse) ProtoMessage() {}
+
+func (x *CollectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectResponse.ProtoReflect.Descriptor instead.
+func (*CollectResponse) Descriptor() ([]byte, []int) {
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *CollectResponse) GetAnswer() isCollectResponse_Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *CollectResponse) GetCollected() *CollectResponse_Collected {
+	if x != nil {
+		if x, ok := x.Answer.(*CollectResponse_Collected_); ok {
+			return x.Collected
+		}
+	}
+	return nil
+}
+
+func (x *CollectResponse) GetRefusal() *Refusal {
+	if x != nil {
+		if x, ok := x.Answer.(*CollectResponse_Refusal); ok {
+			return x.Refusal
+		}
+	}
+	return nil
+}
+
+type isCollectResponse_Answer interface {
+	isCollectResponse_Answer()
+}
+
+type CollectResponse_Collected_ struct {
+	Collected *CollectResponse_Collected `protobuf:"bytes,1,opt,name=collected,proto3,oneof"`
+}
+
+type CollectResponse_Refusal struct {
+	Refusal *Refusal `protobuf:"bytes,2,opt,name=refusal,proto3,oneof"`
+}
+
+func (*CollectResponse_Collected_) isCollectResponse_Answer() {}
+
+func (*CollectResponse_Refusal) isCollectResponse_Answer() {}
+
 type SetTrafficRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Fence         *Fence                 `protobuf:"bytes,1,opt,name=fence,proto3" json:"fence,omitempty"`
@@ -2857,7 +2991,7 @@ type SetTrafficRequest struct {
 
 func (x *SetTrafficRequest) Reset() {
 	*x = SetTrafficRequest{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[33]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2869,7 +3003,7 @@ func (x *SetTrafficRequest) String() string {
 func (*SetTrafficRequest) ProtoMessage() {}
 
 func (x *SetTrafficRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[33]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +3016,7 @@ func (x *SetTrafficRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTrafficRequest.ProtoReflect.Descriptor instead.
 func (*SetTrafficRequest) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{33}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SetTrafficRequest) GetFence() *Fence {
@@ -2919,7 +3053,7 @@ type SetTrafficResponse struct {
 
 func (x *SetTrafficResponse) Reset() {
 	*x = SetTrafficResponse{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[34]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2931,7 +3065,7 @@ func (x *SetTrafficResponse) String() string {
 func (*SetTrafficResponse) ProtoMessage() {}
 
 func (x *SetTrafficResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[34]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2944,7 +3078,7 @@ func (x *SetTrafficResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTrafficResponse.ProtoReflect.Descriptor instead.
 func (*SetTrafficResponse) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{34}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetTrafficResponse) GetAnswer() isSetTrafficResponse_Answer {
@@ -3010,7 +3144,7 @@ type Traffic struct {
 
 func (x *Traffic) Reset() {
 	*x = Traffic{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[35]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3022,7 +3156,7 @@ func (x *Traffic) String() string {
 func (*Traffic) ProtoMessage() {}
 
 func (x *Traffic) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[35]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3035,7 +3169,7 @@ func (x *Traffic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Traffic.ProtoReflect.Descriptor instead.
 func (*Traffic) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{35}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Traffic) GetOrder() TrafficOrder {
@@ -3106,7 +3240,7 @@ type ShowRequest struct {
 
 func (x *ShowRequest) Reset() {
 	*x = ShowRequest{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[36]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3118,7 +3252,7 @@ func (x *ShowRequest) String() string {
 func (*ShowRequest) ProtoMessage() {}
 
 func (x *ShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[36]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3131,7 +3265,7 @@ func (x *ShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowRequest.ProtoReflect.Descriptor instead.
 func (*ShowRequest) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{36}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ShowRequest) GetApps() []string {
@@ -3164,7 +3298,7 @@ type ShowResponse struct {
 
 func (x *ShowResponse) Reset() {
 	*x = ShowResponse{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[37]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3176,7 +3310,7 @@ func (x *ShowResponse) String() string {
 func (*ShowResponse) ProtoMessage() {}
 
 func (x *ShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[37]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3189,7 +3323,7 @@ func (x *ShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowResponse.ProtoReflect.Descriptor instead.
 func (*ShowResponse) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{37}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ShowResponse) GetHost() *HostState {
@@ -3259,7 +3393,7 @@ type Drift struct {
 
 func (x *Drift) Reset() {
 	*x = Drift{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[38]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3271,7 +3405,7 @@ func (x *Drift) String() string {
 func (*Drift) ProtoMessage() {}
 
 func (x *Drift) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[38]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3284,7 +3418,7 @@ func (x *Drift) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drift.ProtoReflect.Descriptor instead.
 func (*Drift) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{38}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Drift) GetApp() string {
@@ -3366,7 +3500,7 @@ type SectionShow struct {
 
 func (x *SectionShow) Reset() {
 	*x = SectionShow{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[39]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3378,7 +3512,7 @@ func (x *SectionShow) String() string {
 func (*SectionShow) ProtoMessage() {}
 
 func (x *SectionShow) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[39]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3391,7 +3525,7 @@ func (x *SectionShow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionShow.ProtoReflect.Descriptor instead.
 func (*SectionShow) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{39}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SectionShow) GetApp() string {
@@ -3440,7 +3574,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[40]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3452,7 +3586,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[40]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3465,7 +3599,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{40}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WatchRequest) GetFence() *Fence {
@@ -3497,7 +3631,7 @@ type OpenTxn struct {
 
 func (x *OpenTxn) Reset() {
 	*x = OpenTxn{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[41]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3509,7 +3643,7 @@ func (x *OpenTxn) String() string {
 func (*OpenTxn) ProtoMessage() {}
 
 func (x *OpenTxn) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[41]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3522,7 +3656,7 @@ func (x *OpenTxn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenTxn.ProtoReflect.Descriptor instead.
 func (*OpenTxn) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{41}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *OpenTxn) GetTxnId() string {
@@ -3585,7 +3719,7 @@ type SectionReport struct {
 
 func (x *SectionReport) Reset() {
 	*x = SectionReport{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[42]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3597,7 +3731,7 @@ func (x *SectionReport) String() string {
 func (*SectionReport) ProtoMessage() {}
 
 func (x *SectionReport) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[42]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3610,7 +3744,7 @@ func (x *SectionReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SectionReport.ProtoReflect.Descriptor instead.
 func (*SectionReport) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{42}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SectionReport) GetApp() string {
@@ -3673,7 +3807,9 @@ type HostState struct {
 	Limits       []string `protobuf:"bytes,10,rep,name=limits,proto3" json:"limits,omitempty"`
 	AgentVersion string   `protobuf:"bytes,11,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
 	// Differences that stand and are of no App, their diffs cut short; bounded.
-	Drifts        []*Drift `protobuf:"bytes,12,rep,name=drifts,proto3" json:"drifts,omitempty"`
+	Drifts []*Drift `protobuf:"bytes,12,rep,name=drifts,proto3" json:"drifts,omitempty"`
+	// Removed upstreams that the running proxy still remembers. A reload frees them (Collect).
+	Tombstones    uint32   `protobuf:"varint,13,opt,name=tombstones,proto3" json:"tombstones,omitempty"`
 	Traffic       *Traffic `protobuf:"bytes,20,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3681,7 +3817,7 @@ type HostState struct {
 
 func (x *HostState) Reset() {
 	*x = HostState{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[43]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3693,7 +3829,7 @@ func (x *HostState) String() string {
 func (*HostState) ProtoMessage() {}
 
 func (x *HostState) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[43]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3706,7 +3842,7 @@ func (x *HostState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostState.ProtoReflect.Descriptor instead.
 func (*HostState) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{43}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *HostState) GetName() string {
@@ -3793,6 +3929,13 @@ func (x *HostState) GetDrifts() []*Drift {
 	return nil
 }
 
+func (x *HostState) GetTombstones() uint32 {
+	if x != nil {
+		return x.Tombstones
+	}
+	return 0
+}
+
 func (x *HostState) GetTraffic() *Traffic {
 	if x != nil {
 		return x.Traffic
@@ -3813,7 +3956,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[44]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3825,7 +3968,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[44]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3838,7 +3981,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{44}
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WatchResponse) GetHost() *HostState {
@@ -3883,7 +4026,7 @@ type VerifyResponse_Answer struct {
 
 func (x *VerifyResponse_Answer) Reset() {
 	*x = VerifyResponse_Answer{}
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[45]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3895,7 +4038,7 @@ func (x *VerifyResponse_Answer) String() string {
 func (*VerifyResponse_Answer) ProtoMessage() {}
 
 func (x *VerifyResponse_Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[45]
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3959,6 +4102,42 @@ type VerifyResponse_Answer_Refusal struct {
 func (*VerifyResponse_Answer_Verified) isVerifyResponse_Answer_Answer() {}
 
 func (*VerifyResponse_Answer_Refusal) isVerifyResponse_Answer_Answer() {}
+
+type CollectResponse_Collected struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectResponse_Collected) Reset() {
+	*x = CollectResponse_Collected{}
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectResponse_Collected) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectResponse_Collected) ProtoMessage() {}
+
+func (x *CollectResponse_Collected) ProtoReflect() protoreflect.Message {
+	mi := &file_cutover_lbagent_v1_host_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectResponse_Collected.ProtoReflect.Descriptor instead.
+func (*CollectResponse_Collected) Descriptor() ([]byte, []int) {
+	return file_cutover_lbagent_v1_host_proto_rawDescGZIP(), []int{34, 0}
+}
 
 var File_cutover_lbagent_v1_host_proto protoreflect.FileDescriptor
 
@@ -4136,7 +4315,15 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x06Synced\x128\n" +
 	"\bevidence\x18\x01 \x03(\v2\x1c.cutover.lbagent.v1.EvidenceR\bevidence\x12\x18\n" +
 	"\adeleted\x18\x02 \x03(\tR\adeleted\x12\x12\n" +
-	"\x04open\x18\x03 \x03(\tR\x04open\"\xb0\x01\n" +
+	"\x04open\x18\x03 \x03(\tR\x04open\"u\n" +
+	"\x0eCollectRequest\x12/\n" +
+	"\x05fence\x18\x01 \x01(\v2\x19.cutover.lbagent.v1.FenceR\x05fence\x122\n" +
+	"\x06origin\x18\x02 \x01(\v2\x1a.cutover.lbagent.v1.OriginR\x06origin\"\xb0\x01\n" +
+	"\x0fCollectResponse\x12M\n" +
+	"\tcollected\x18\x01 \x01(\v2-.cutover.lbagent.v1.CollectResponse.CollectedH\x00R\tcollected\x127\n" +
+	"\arefusal\x18\x02 \x01(\v2\x1b.cutover.lbagent.v1.RefusalH\x00R\arefusal\x1a\v\n" +
+	"\tCollectedB\b\n" +
+	"\x06answer\"\xb0\x01\n" +
 	"\x11SetTrafficRequest\x12/\n" +
 	"\x05fence\x18\x01 \x01(\v2\x19.cutover.lbagent.v1.FenceR\x05fence\x126\n" +
 	"\x05order\x18\x02 \x01(\x0e2 .cutover.lbagent.v1.TrafficOrderR\x05order\x122\n" +
@@ -4201,7 +4388,7 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x04open\x18\x03 \x01(\v2\x1b.cutover.lbagent.v1.OpenTxnR\x04open\x128\n" +
 	"\bevidence\x18\x04 \x01(\v2\x1c.cutover.lbagent.v1.EvidenceR\bevidence\x12\x18\n" +
 	"\aremoved\x18\x05 \x01(\bR\aremoved\x121\n" +
-	"\x06drifts\x18\x06 \x03(\v2\x19.cutover.lbagent.v1.DriftR\x06drifts\"\xbf\x03\n" +
+	"\x06drifts\x18\x06 \x03(\v2\x19.cutover.lbagent.v1.DriftR\x06drifts\"\xdf\x03\n" +
 	"\tHostState\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
@@ -4215,7 +4402,10 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x06limits\x18\n" +
 	" \x03(\tR\x06limits\x12#\n" +
 	"\ragent_version\x18\v \x01(\tR\fagentVersion\x121\n" +
-	"\x06drifts\x18\f \x03(\v2\x19.cutover.lbagent.v1.DriftR\x06drifts\x125\n" +
+	"\x06drifts\x18\f \x03(\v2\x19.cutover.lbagent.v1.DriftR\x06drifts\x12\x1e\n" +
+	"\n" +
+	"tombstones\x18\r \x01(\rR\n" +
+	"tombstones\x125\n" +
 	"\atraffic\x18\x14 \x01(\v2\x1b.cutover.lbagent.v1.TrafficR\atraffic\"\xd2\x01\n" +
 	"\rWatchResponse\x121\n" +
 	"\x04host\x18\x01 \x01(\v2\x1d.cutover.lbagent.v1.HostStateR\x04host\x12=\n" +
@@ -4278,7 +4468,7 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x10TXN_PHASE_LAPSED\x10\x05\x12\x14\n" +
 	"\x10TXN_PHASE_FAILED\x10\x06\x12\x17\n" +
 	"\x13TXN_PHASE_RESTORING\x10\a\x12\x1c\n" +
-	"\x18TXN_PHASE_RESTORE_FAILED\x10\b2\xb9\x06\n" +
+	"\x18TXN_PHASE_RESTORE_FAILED\x10\b2\x8d\a\n" +
 	"\vHostService\x12R\n" +
 	"\aPrepare\x12\".cutover.lbagent.v1.PrepareRequest\x1a#.cutover.lbagent.v1.PrepareResponse\x12U\n" +
 	"\bActivate\x12#.cutover.lbagent.v1.ActivateRequest\x1a$.cutover.lbagent.v1.ActivateResponse\x12O\n" +
@@ -4288,7 +4478,8 @@ const file_cutover_lbagent_v1_host_proto_rawDesc = "" +
 	"\x05Amend\x12 .cutover.lbagent.v1.AmendRequest\x1a!.cutover.lbagent.v1.AmendResponse\x12I\n" +
 	"\x04Sync\x12\x1f.cutover.lbagent.v1.SyncRequest\x1a .cutover.lbagent.v1.SyncResponse\x12[\n" +
 	"\n" +
-	"SetTraffic\x12%.cutover.lbagent.v1.SetTrafficRequest\x1a&.cutover.lbagent.v1.SetTrafficResponse\x12I\n" +
+	"SetTraffic\x12%.cutover.lbagent.v1.SetTrafficRequest\x1a&.cutover.lbagent.v1.SetTrafficResponse\x12R\n" +
+	"\aCollect\x12\".cutover.lbagent.v1.CollectRequest\x1a#.cutover.lbagent.v1.CollectResponse\x12I\n" +
 	"\x04Show\x12\x1f.cutover.lbagent.v1.ShowRequest\x1a .cutover.lbagent.v1.ShowResponse\x12N\n" +
 	"\x05Watch\x12 .cutover.lbagent.v1.WatchRequest\x1a!.cutover.lbagent.v1.WatchResponse0\x01BCZAgithub.com/cutover/cutover/proto/gen/cutover/lbagent/v1;lbagentv1b\x06proto3"
 
@@ -4305,97 +4496,100 @@ func file_cutover_lbagent_v1_host_proto_rawDescGZIP() []byte {
 }
 
 var file_cutover_lbagent_v1_host_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_cutover_lbagent_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_cutover_lbagent_v1_host_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_cutover_lbagent_v1_host_proto_goTypes = []any{
-	(HealthKind)(0),               // 0: cutover.lbagent.v1.HealthKind
-	(RefusalReason)(0),            // 1: cutover.lbagent.v1.RefusalReason
-	(UpstreamMode)(0),             // 2: cutover.lbagent.v1.UpstreamMode
-	(TrafficOrder)(0),             // 3: cutover.lbagent.v1.TrafficOrder
-	(DriftPolicy)(0),              // 4: cutover.lbagent.v1.DriftPolicy
-	(DriftCause)(0),               // 5: cutover.lbagent.v1.DriftCause
-	(TxnPhase)(0),                 // 6: cutover.lbagent.v1.TxnPhase
-	(*Fence)(nil),                 // 7: cutover.lbagent.v1.Fence
-	(*Version)(nil),               // 8: cutover.lbagent.v1.Version
-	(*Health)(nil),                // 9: cutover.lbagent.v1.Health
-	(*Upstream)(nil),              // 10: cutover.lbagent.v1.Upstream
-	(*Route)(nil),                 // 11: cutover.lbagent.v1.Route
-	(*Section)(nil),               // 12: cutover.lbagent.v1.Section
-	(*Change)(nil),                // 13: cutover.lbagent.v1.Change
-	(*Origin)(nil),                // 14: cutover.lbagent.v1.Origin
-	(*Refusal)(nil),               // 15: cutover.lbagent.v1.Refusal
-	(*UpstreamStatus)(nil),        // 16: cutover.lbagent.v1.UpstreamStatus
-	(*Process)(nil),               // 17: cutover.lbagent.v1.Process
-	(*Evidence)(nil),              // 18: cutover.lbagent.v1.Evidence
-	(*PrepareRequest)(nil),        // 19: cutover.lbagent.v1.PrepareRequest
-	(*PrepareResponse)(nil),       // 20: cutover.lbagent.v1.PrepareResponse
-	(*Ready)(nil),                 // 21: cutover.lbagent.v1.Ready
-	(*ActivateRequest)(nil),       // 22: cutover.lbagent.v1.ActivateRequest
-	(*ActivateResponse)(nil),      // 23: cutover.lbagent.v1.ActivateResponse
-	(*Verified)(nil),              // 24: cutover.lbagent.v1.Verified
-	(*VerifyRequest)(nil),         // 25: cutover.lbagent.v1.VerifyRequest
-	(*VerifyResponse)(nil),        // 26: cutover.lbagent.v1.VerifyResponse
-	(*CommitRequest)(nil),         // 27: cutover.lbagent.v1.CommitRequest
-	(*CommitResponse)(nil),        // 28: cutover.lbagent.v1.CommitResponse
-	(*Committed)(nil),             // 29: cutover.lbagent.v1.Committed
-	(*AbortRequest)(nil),          // 30: cutover.lbagent.v1.AbortRequest
-	(*AbortResponse)(nil),         // 31: cutover.lbagent.v1.AbortResponse
-	(*Aborted)(nil),               // 32: cutover.lbagent.v1.Aborted
-	(*AmendRequest)(nil),          // 33: cutover.lbagent.v1.AmendRequest
-	(*AmendResponse)(nil),         // 34: cutover.lbagent.v1.AmendResponse
-	(*Amended)(nil),               // 35: cutover.lbagent.v1.Amended
-	(*CommittedSection)(nil),      // 36: cutover.lbagent.v1.CommittedSection
-	(*SyncRequest)(nil),           // 37: cutover.lbagent.v1.SyncRequest
-	(*SyncResponse)(nil),          // 38: cutover.lbagent.v1.SyncResponse
-	(*Synced)(nil),                // 39: cutover.lbagent.v1.Synced
-	(*SetTrafficRequest)(nil),     // 40: cutover.lbagent.v1.SetTrafficRequest
-	(*SetTrafficResponse)(nil),    // 41: cutover.lbagent.v1.SetTrafficResponse
-	(*Traffic)(nil),               // 42: cutover.lbagent.v1.Traffic
-	(*ShowRequest)(nil),           // 43: cutover.lbagent.v1.ShowRequest
-	(*ShowResponse)(nil),          // 44: cutover.lbagent.v1.ShowResponse
-	(*Drift)(nil),                 // 45: cutover.lbagent.v1.Drift
-	(*SectionShow)(nil),           // 46: cutover.lbagent.v1.SectionShow
-	(*WatchRequest)(nil),          // 47: cutover.lbagent.v1.WatchRequest
-	(*OpenTxn)(nil),               // 48: cutover.lbagent.v1.OpenTxn
-	(*SectionReport)(nil),         // 49: cutover.lbagent.v1.SectionReport
-	(*HostState)(nil),             // 50: cutover.lbagent.v1.HostState
-	(*WatchResponse)(nil),         // 51: cutover.lbagent.v1.WatchResponse
-	(*VerifyResponse_Answer)(nil), // 52: cutover.lbagent.v1.VerifyResponse.Answer
-	(*durationpb.Duration)(nil),   // 53: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
+	(HealthKind)(0),                   // 0: cutover.lbagent.v1.HealthKind
+	(RefusalReason)(0),                // 1: cutover.lbagent.v1.RefusalReason
+	(UpstreamMode)(0),                 // 2: cutover.lbagent.v1.UpstreamMode
+	(TrafficOrder)(0),                 // 3: cutover.lbagent.v1.TrafficOrder
+	(DriftPolicy)(0),                  // 4: cutover.lbagent.v1.DriftPolicy
+	(DriftCause)(0),                   // 5: cutover.lbagent.v1.DriftCause
+	(TxnPhase)(0),                     // 6: cutover.lbagent.v1.TxnPhase
+	(*Fence)(nil),                     // 7: cutover.lbagent.v1.Fence
+	(*Version)(nil),                   // 8: cutover.lbagent.v1.Version
+	(*Health)(nil),                    // 9: cutover.lbagent.v1.Health
+	(*Upstream)(nil),                  // 10: cutover.lbagent.v1.Upstream
+	(*Route)(nil),                     // 11: cutover.lbagent.v1.Route
+	(*Section)(nil),                   // 12: cutover.lbagent.v1.Section
+	(*Change)(nil),                    // 13: cutover.lbagent.v1.Change
+	(*Origin)(nil),                    // 14: cutover.lbagent.v1.Origin
+	(*Refusal)(nil),                   // 15: cutover.lbagent.v1.Refusal
+	(*UpstreamStatus)(nil),            // 16: cutover.lbagent.v1.UpstreamStatus
+	(*Process)(nil),                   // 17: cutover.lbagent.v1.Process
+	(*Evidence)(nil),                  // 18: cutover.lbagent.v1.Evidence
+	(*PrepareRequest)(nil),            // 19: cutover.lbagent.v1.PrepareRequest
+	(*PrepareResponse)(nil),           // 20: cutover.lbagent.v1.PrepareResponse
+	(*Ready)(nil),                     // 21: cutover.lbagent.v1.Ready
+	(*ActivateRequest)(nil),           // 22: cutover.lbagent.v1.ActivateRequest
+	(*ActivateResponse)(nil),          // 23: cutover.lbagent.v1.ActivateResponse
+	(*Verified)(nil),                  // 24: cutover.lbagent.v1.Verified
+	(*VerifyRequest)(nil),             // 25: cutover.lbagent.v1.VerifyRequest
+	(*VerifyResponse)(nil),            // 26: cutover.lbagent.v1.VerifyResponse
+	(*CommitRequest)(nil),             // 27: cutover.lbagent.v1.CommitRequest
+	(*CommitResponse)(nil),            // 28: cutover.lbagent.v1.CommitResponse
+	(*Committed)(nil),                 // 29: cutover.lbagent.v1.Committed
+	(*AbortRequest)(nil),              // 30: cutover.lbagent.v1.AbortRequest
+	(*AbortResponse)(nil),             // 31: cutover.lbagent.v1.AbortResponse
+	(*Aborted)(nil),                   // 32: cutover.lbagent.v1.Aborted
+	(*AmendRequest)(nil),              // 33: cutover.lbagent.v1.AmendRequest
+	(*AmendResponse)(nil),             // 34: cutover.lbagent.v1.AmendResponse
+	(*Amended)(nil),                   // 35: cutover.lbagent.v1.Amended
+	(*CommittedSection)(nil),          // 36: cutover.lbagent.v1.CommittedSection
+	(*SyncRequest)(nil),               // 37: cutover.lbagent.v1.SyncRequest
+	(*SyncResponse)(nil),              // 38: cutover.lbagent.v1.SyncResponse
+	(*Synced)(nil),                    // 39: cutover.lbagent.v1.Synced
+	(*CollectRequest)(nil),            // 40: cutover.lbagent.v1.CollectRequest
+	(*CollectResponse)(nil),           // 41: cutover.lbagent.v1.CollectResponse
+	(*SetTrafficRequest)(nil),         // 42: cutover.lbagent.v1.SetTrafficRequest
+	(*SetTrafficResponse)(nil),        // 43: cutover.lbagent.v1.SetTrafficResponse
+	(*Traffic)(nil),                   // 44: cutover.lbagent.v1.Traffic
+	(*ShowRequest)(nil),               // 45: cutover.lbagent.v1.ShowRequest
+	(*ShowResponse)(nil),              // 46: cutover.lbagent.v1.ShowResponse
+	(*Drift)(nil),                     // 47: cutover.lbagent.v1.Drift
+	(*SectionShow)(nil),               // 48: cutover.lbagent.v1.SectionShow
+	(*WatchRequest)(nil),              // 49: cutover.lbagent.v1.WatchRequest
+	(*OpenTxn)(nil),                   // 50: cutover.lbagent.v1.OpenTxn
+	(*SectionReport)(nil),             // 51: cutover.lbagent.v1.SectionReport
+	(*HostState)(nil),                 // 52: cutover.lbagent.v1.HostState
+	(*WatchResponse)(nil),             // 53: cutover.lbagent.v1.WatchResponse
+	(*VerifyResponse_Answer)(nil),     // 54: cutover.lbagent.v1.VerifyResponse.Answer
+	(*CollectResponse_Collected)(nil), // 55: cutover.lbagent.v1.CollectResponse.Collected
+	(*durationpb.Duration)(nil),       // 56: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 57: google.protobuf.Timestamp
 }
 var file_cutover_lbagent_v1_host_proto_depIdxs = []int32{
 	0,   // 0: cutover.lbagent.v1.Health.kind:type_name -> cutover.lbagent.v1.HealthKind
-	53,  // 1: cutover.lbagent.v1.Health.interval:type_name -> google.protobuf.Duration
-	53,  // 2: cutover.lbagent.v1.Health.timeout:type_name -> google.protobuf.Duration
+	56,  // 1: cutover.lbagent.v1.Health.interval:type_name -> google.protobuf.Duration
+	56,  // 2: cutover.lbagent.v1.Health.timeout:type_name -> google.protobuf.Duration
 	9,   // 3: cutover.lbagent.v1.Upstream.health:type_name -> cutover.lbagent.v1.Health
 	11,  // 4: cutover.lbagent.v1.Section.routes:type_name -> cutover.lbagent.v1.Route
 	10,  // 5: cutover.lbagent.v1.Section.upstreams:type_name -> cutover.lbagent.v1.Upstream
-	53,  // 6: cutover.lbagent.v1.Section.drain:type_name -> google.protobuf.Duration
+	56,  // 6: cutover.lbagent.v1.Section.drain:type_name -> google.protobuf.Duration
 	8,   // 7: cutover.lbagent.v1.Change.base:type_name -> cutover.lbagent.v1.Version
 	12,  // 8: cutover.lbagent.v1.Change.target:type_name -> cutover.lbagent.v1.Section
 	1,   // 9: cutover.lbagent.v1.Refusal.reason:type_name -> cutover.lbagent.v1.RefusalReason
 	2,   // 10: cutover.lbagent.v1.UpstreamStatus.mode:type_name -> cutover.lbagent.v1.UpstreamMode
-	54,  // 11: cutover.lbagent.v1.Process.started_at:type_name -> google.protobuf.Timestamp
+	57,  // 11: cutover.lbagent.v1.Process.started_at:type_name -> google.protobuf.Timestamp
 	17,  // 12: cutover.lbagent.v1.Evidence.process:type_name -> cutover.lbagent.v1.Process
-	54,  // 13: cutover.lbagent.v1.Evidence.read_at:type_name -> google.protobuf.Timestamp
+	57,  // 13: cutover.lbagent.v1.Evidence.read_at:type_name -> google.protobuf.Timestamp
 	8,   // 14: cutover.lbagent.v1.Evidence.version:type_name -> cutover.lbagent.v1.Version
 	11,  // 15: cutover.lbagent.v1.Evidence.routes:type_name -> cutover.lbagent.v1.Route
 	16,  // 16: cutover.lbagent.v1.Evidence.upstreams:type_name -> cutover.lbagent.v1.UpstreamStatus
 	7,   // 17: cutover.lbagent.v1.PrepareRequest.fence:type_name -> cutover.lbagent.v1.Fence
 	13,  // 18: cutover.lbagent.v1.PrepareRequest.changes:type_name -> cutover.lbagent.v1.Change
 	14,  // 19: cutover.lbagent.v1.PrepareRequest.origin:type_name -> cutover.lbagent.v1.Origin
-	53,  // 20: cutover.lbagent.v1.PrepareRequest.deadline:type_name -> google.protobuf.Duration
+	56,  // 20: cutover.lbagent.v1.PrepareRequest.deadline:type_name -> google.protobuf.Duration
 	21,  // 21: cutover.lbagent.v1.PrepareResponse.ready:type_name -> cutover.lbagent.v1.Ready
 	15,  // 22: cutover.lbagent.v1.PrepareResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
 	18,  // 23: cutover.lbagent.v1.Ready.evidence:type_name -> cutover.lbagent.v1.Evidence
 	7,   // 24: cutover.lbagent.v1.ActivateRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	53,  // 25: cutover.lbagent.v1.ActivateRequest.deadline:type_name -> google.protobuf.Duration
+	56,  // 25: cutover.lbagent.v1.ActivateRequest.deadline:type_name -> google.protobuf.Duration
 	24,  // 26: cutover.lbagent.v1.ActivateResponse.verified:type_name -> cutover.lbagent.v1.Verified
 	15,  // 27: cutover.lbagent.v1.ActivateResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
 	18,  // 28: cutover.lbagent.v1.ActivateResponse.failed_evidence:type_name -> cutover.lbagent.v1.Evidence
 	18,  // 29: cutover.lbagent.v1.Verified.evidence:type_name -> cutover.lbagent.v1.Evidence
 	7,   // 30: cutover.lbagent.v1.VerifyRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	52,  // 31: cutover.lbagent.v1.VerifyResponse.answers:type_name -> cutover.lbagent.v1.VerifyResponse.Answer
+	54,  // 31: cutover.lbagent.v1.VerifyResponse.answers:type_name -> cutover.lbagent.v1.VerifyResponse.Answer
 	7,   // 32: cutover.lbagent.v1.CommitRequest.fence:type_name -> cutover.lbagent.v1.Fence
 	29,  // 33: cutover.lbagent.v1.CommitResponse.committed:type_name -> cutover.lbagent.v1.Committed
 	15,  // 34: cutover.lbagent.v1.CommitResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
@@ -4410,7 +4604,7 @@ var file_cutover_lbagent_v1_host_proto_depIdxs = []int32{
 	8,   // 43: cutover.lbagent.v1.AmendRequest.base:type_name -> cutover.lbagent.v1.Version
 	10,  // 44: cutover.lbagent.v1.AmendRequest.insert:type_name -> cutover.lbagent.v1.Upstream
 	14,  // 45: cutover.lbagent.v1.AmendRequest.origin:type_name -> cutover.lbagent.v1.Origin
-	53,  // 46: cutover.lbagent.v1.AmendRequest.deadline:type_name -> google.protobuf.Duration
+	56,  // 46: cutover.lbagent.v1.AmendRequest.deadline:type_name -> google.protobuf.Duration
 	35,  // 47: cutover.lbagent.v1.AmendResponse.amended:type_name -> cutover.lbagent.v1.Amended
 	15,  // 48: cutover.lbagent.v1.AmendResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
 	18,  // 49: cutover.lbagent.v1.Amended.evidence:type_name -> cutover.lbagent.v1.Evidence
@@ -4422,66 +4616,72 @@ var file_cutover_lbagent_v1_host_proto_depIdxs = []int32{
 	39,  // 55: cutover.lbagent.v1.SyncResponse.synced:type_name -> cutover.lbagent.v1.Synced
 	15,  // 56: cutover.lbagent.v1.SyncResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
 	18,  // 57: cutover.lbagent.v1.Synced.evidence:type_name -> cutover.lbagent.v1.Evidence
-	7,   // 58: cutover.lbagent.v1.SetTrafficRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	3,   // 59: cutover.lbagent.v1.SetTrafficRequest.order:type_name -> cutover.lbagent.v1.TrafficOrder
-	14,  // 60: cutover.lbagent.v1.SetTrafficRequest.origin:type_name -> cutover.lbagent.v1.Origin
-	42,  // 61: cutover.lbagent.v1.SetTrafficResponse.traffic:type_name -> cutover.lbagent.v1.Traffic
-	15,  // 62: cutover.lbagent.v1.SetTrafficResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
-	3,   // 63: cutover.lbagent.v1.Traffic.order:type_name -> cutover.lbagent.v1.TrafficOrder
-	14,  // 64: cutover.lbagent.v1.Traffic.origin:type_name -> cutover.lbagent.v1.Origin
-	54,  // 65: cutover.lbagent.v1.Traffic.ordered_at:type_name -> google.protobuf.Timestamp
-	54,  // 66: cutover.lbagent.v1.Traffic.quiet_since:type_name -> google.protobuf.Timestamp
-	50,  // 67: cutover.lbagent.v1.ShowResponse.host:type_name -> cutover.lbagent.v1.HostState
-	46,  // 68: cutover.lbagent.v1.ShowResponse.sections:type_name -> cutover.lbagent.v1.SectionShow
-	45,  // 69: cutover.lbagent.v1.ShowResponse.drifts:type_name -> cutover.lbagent.v1.Drift
-	45,  // 70: cutover.lbagent.v1.ShowResponse.repaired:type_name -> cutover.lbagent.v1.Drift
-	4,   // 71: cutover.lbagent.v1.ShowResponse.policy:type_name -> cutover.lbagent.v1.DriftPolicy
-	5,   // 72: cutover.lbagent.v1.Drift.cause:type_name -> cutover.lbagent.v1.DriftCause
-	54,  // 73: cutover.lbagent.v1.Drift.since:type_name -> google.protobuf.Timestamp
-	54,  // 74: cutover.lbagent.v1.Drift.repaired_at:type_name -> google.protobuf.Timestamp
-	36,  // 75: cutover.lbagent.v1.SectionShow.committed:type_name -> cutover.lbagent.v1.CommittedSection
-	18,  // 76: cutover.lbagent.v1.SectionShow.running:type_name -> cutover.lbagent.v1.Evidence
-	7,   // 77: cutover.lbagent.v1.WatchRequest.fence:type_name -> cutover.lbagent.v1.Fence
-	4,   // 78: cutover.lbagent.v1.WatchRequest.drift:type_name -> cutover.lbagent.v1.DriftPolicy
-	6,   // 79: cutover.lbagent.v1.OpenTxn.phase:type_name -> cutover.lbagent.v1.TxnPhase
-	15,  // 80: cutover.lbagent.v1.OpenTxn.refusal:type_name -> cutover.lbagent.v1.Refusal
-	8,   // 81: cutover.lbagent.v1.SectionReport.version:type_name -> cutover.lbagent.v1.Version
-	48,  // 82: cutover.lbagent.v1.SectionReport.open:type_name -> cutover.lbagent.v1.OpenTxn
-	18,  // 83: cutover.lbagent.v1.SectionReport.evidence:type_name -> cutover.lbagent.v1.Evidence
-	45,  // 84: cutover.lbagent.v1.SectionReport.drifts:type_name -> cutover.lbagent.v1.Drift
-	17,  // 85: cutover.lbagent.v1.HostState.process:type_name -> cutover.lbagent.v1.Process
-	45,  // 86: cutover.lbagent.v1.HostState.drifts:type_name -> cutover.lbagent.v1.Drift
-	42,  // 87: cutover.lbagent.v1.HostState.traffic:type_name -> cutover.lbagent.v1.Traffic
-	50,  // 88: cutover.lbagent.v1.WatchResponse.host:type_name -> cutover.lbagent.v1.HostState
-	49,  // 89: cutover.lbagent.v1.WatchResponse.sections:type_name -> cutover.lbagent.v1.SectionReport
-	54,  // 90: cutover.lbagent.v1.WatchResponse.sent_at:type_name -> google.protobuf.Timestamp
-	24,  // 91: cutover.lbagent.v1.VerifyResponse.Answer.verified:type_name -> cutover.lbagent.v1.Verified
-	15,  // 92: cutover.lbagent.v1.VerifyResponse.Answer.refusal:type_name -> cutover.lbagent.v1.Refusal
-	19,  // 93: cutover.lbagent.v1.HostService.Prepare:input_type -> cutover.lbagent.v1.PrepareRequest
-	22,  // 94: cutover.lbagent.v1.HostService.Activate:input_type -> cutover.lbagent.v1.ActivateRequest
-	25,  // 95: cutover.lbagent.v1.HostService.Verify:input_type -> cutover.lbagent.v1.VerifyRequest
-	27,  // 96: cutover.lbagent.v1.HostService.Commit:input_type -> cutover.lbagent.v1.CommitRequest
-	30,  // 97: cutover.lbagent.v1.HostService.Abort:input_type -> cutover.lbagent.v1.AbortRequest
-	33,  // 98: cutover.lbagent.v1.HostService.Amend:input_type -> cutover.lbagent.v1.AmendRequest
-	37,  // 99: cutover.lbagent.v1.HostService.Sync:input_type -> cutover.lbagent.v1.SyncRequest
-	40,  // 100: cutover.lbagent.v1.HostService.SetTraffic:input_type -> cutover.lbagent.v1.SetTrafficRequest
-	43,  // 101: cutover.lbagent.v1.HostService.Show:input_type -> cutover.lbagent.v1.ShowRequest
-	47,  // 102: cutover.lbagent.v1.HostService.Watch:input_type -> cutover.lbagent.v1.WatchRequest
-	20,  // 103: cutover.lbagent.v1.HostService.Prepare:output_type -> cutover.lbagent.v1.PrepareResponse
-	23,  // 104: cutover.lbagent.v1.HostService.Activate:output_type -> cutover.lbagent.v1.ActivateResponse
-	26,  // 105: cutover.lbagent.v1.HostService.Verify:output_type -> cutover.lbagent.v1.VerifyResponse
-	28,  // 106: cutover.lbagent.v1.HostService.Commit:output_type -> cutover.lbagent.v1.CommitResponse
-	31,  // 107: cutover.lbagent.v1.HostService.Abort:output_type -> cutover.lbagent.v1.AbortResponse
-	34,  // 108: cutover.lbagent.v1.HostService.Amend:output_type -> cutover.lbagent.v1.AmendResponse
-	38,  // 109: cutover.lbagent.v1.HostService.Sync:output_type -> cutover.lbagent.v1.SyncResponse
-	41,  // 110: cutover.lbagent.v1.HostService.SetTraffic:output_type -> cutover.lbagent.v1.SetTrafficResponse
-	44,  // 111: cutover.lbagent.v1.HostService.Show:output_type -> cutover.lbagent.v1.ShowResponse
-	51,  // 112: cutover.lbagent.v1.HostService.Watch:output_type -> cutover.lbagent.v1.WatchResponse
-	103, // [103:113] is the sub-list for method output_type
-	93,  // [93:103] is the sub-list for method input_type
-	93,  // [93:93] is the sub-list for extension type_name
-	93,  // [93:93] is the sub-list for extension extendee
-	0,   // [0:93] is the sub-list for field type_name
+	7,   // 58: cutover.lbagent.v1.CollectRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	14,  // 59: cutover.lbagent.v1.CollectRequest.origin:type_name -> cutover.lbagent.v1.Origin
+	55,  // 60: cutover.lbagent.v1.CollectResponse.collected:type_name -> cutover.lbagent.v1.CollectResponse.Collected
+	15,  // 61: cutover.lbagent.v1.CollectResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	7,   // 62: cutover.lbagent.v1.SetTrafficRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	3,   // 63: cutover.lbagent.v1.SetTrafficRequest.order:type_name -> cutover.lbagent.v1.TrafficOrder
+	14,  // 64: cutover.lbagent.v1.SetTrafficRequest.origin:type_name -> cutover.lbagent.v1.Origin
+	44,  // 65: cutover.lbagent.v1.SetTrafficResponse.traffic:type_name -> cutover.lbagent.v1.Traffic
+	15,  // 66: cutover.lbagent.v1.SetTrafficResponse.refusal:type_name -> cutover.lbagent.v1.Refusal
+	3,   // 67: cutover.lbagent.v1.Traffic.order:type_name -> cutover.lbagent.v1.TrafficOrder
+	14,  // 68: cutover.lbagent.v1.Traffic.origin:type_name -> cutover.lbagent.v1.Origin
+	57,  // 69: cutover.lbagent.v1.Traffic.ordered_at:type_name -> google.protobuf.Timestamp
+	57,  // 70: cutover.lbagent.v1.Traffic.quiet_since:type_name -> google.protobuf.Timestamp
+	52,  // 71: cutover.lbagent.v1.ShowResponse.host:type_name -> cutover.lbagent.v1.HostState
+	48,  // 72: cutover.lbagent.v1.ShowResponse.sections:type_name -> cutover.lbagent.v1.SectionShow
+	47,  // 73: cutover.lbagent.v1.ShowResponse.drifts:type_name -> cutover.lbagent.v1.Drift
+	47,  // 74: cutover.lbagent.v1.ShowResponse.repaired:type_name -> cutover.lbagent.v1.Drift
+	4,   // 75: cutover.lbagent.v1.ShowResponse.policy:type_name -> cutover.lbagent.v1.DriftPolicy
+	5,   // 76: cutover.lbagent.v1.Drift.cause:type_name -> cutover.lbagent.v1.DriftCause
+	57,  // 77: cutover.lbagent.v1.Drift.since:type_name -> google.protobuf.Timestamp
+	57,  // 78: cutover.lbagent.v1.Drift.repaired_at:type_name -> google.protobuf.Timestamp
+	36,  // 79: cutover.lbagent.v1.SectionShow.committed:type_name -> cutover.lbagent.v1.CommittedSection
+	18,  // 80: cutover.lbagent.v1.SectionShow.running:type_name -> cutover.lbagent.v1.Evidence
+	7,   // 81: cutover.lbagent.v1.WatchRequest.fence:type_name -> cutover.lbagent.v1.Fence
+	4,   // 82: cutover.lbagent.v1.WatchRequest.drift:type_name -> cutover.lbagent.v1.DriftPolicy
+	6,   // 83: cutover.lbagent.v1.OpenTxn.phase:type_name -> cutover.lbagent.v1.TxnPhase
+	15,  // 84: cutover.lbagent.v1.OpenTxn.refusal:type_name -> cutover.lbagent.v1.Refusal
+	8,   // 85: cutover.lbagent.v1.SectionReport.version:type_name -> cutover.lbagent.v1.Version
+	50,  // 86: cutover.lbagent.v1.SectionReport.open:type_name -> cutover.lbagent.v1.OpenTxn
+	18,  // 87: cutover.lbagent.v1.SectionReport.evidence:type_name -> cutover.lbagent.v1.Evidence
+	47,  // 88: cutover.lbagent.v1.SectionReport.drifts:type_name -> cutover.lbagent.v1.Drift
+	17,  // 89: cutover.lbagent.v1.HostState.process:type_name -> cutover.lbagent.v1.Process
+	47,  // 90: cutover.lbagent.v1.HostState.drifts:type_name -> cutover.lbagent.v1.Drift
+	44,  // 91: cutover.lbagent.v1.HostState.traffic:type_name -> cutover.lbagent.v1.Traffic
+	52,  // 92: cutover.lbagent.v1.WatchResponse.host:type_name -> cutover.lbagent.v1.HostState
+	51,  // 93: cutover.lbagent.v1.WatchResponse.sections:type_name -> cutover.lbagent.v1.SectionReport
+	57,  // 94: cutover.lbagent.v1.WatchResponse.sent_at:type_name -> google.protobuf.Timestamp
+	24,  // 95: cutover.lbagent.v1.VerifyResponse.Answer.verified:type_name -> cutover.lbagent.v1.Verified
+	15,  // 96: cutover.lbagent.v1.VerifyResponse.Answer.refusal:type_name -> cutover.lbagent.v1.Refusal
+	19,  // 97: cutover.lbagent.v1.HostService.Prepare:input_type -> cutover.lbagent.v1.PrepareRequest
+	22,  // 98: cutover.lbagent.v1.HostService.Activate:input_type -> cutover.lbagent.v1.ActivateRequest
+	25,  // 99: cutover.lbagent.v1.HostService.Verify:input_type -> cutover.lbagent.v1.VerifyRequest
+	27,  // 100: cutover.lbagent.v1.HostService.Commit:input_type -> cutover.lbagent.v1.CommitRequest
+	30,  // 101: cutover.lbagent.v1.HostService.Abort:input_type -> cutover.lbagent.v1.AbortRequest
+	33,  // 102: cutover.lbagent.v1.HostService.Amend:input_type -> cutover.lbagent.v1.AmendRequest
+	37,  // 103: cutover.lbagent.v1.HostService.Sync:input_type -> cutover.lbagent.v1.SyncRequest
+	42,  // 104: cutover.lbagent.v1.HostService.SetTraffic:input_type -> cutover.lbagent.v1.SetTrafficRequest
+	40,  // 105: cutover.lbagent.v1.HostService.Collect:input_type -> cutover.lbagent.v1.CollectRequest
+	45,  // 106: cutover.lbagent.v1.HostService.Show:input_type -> cutover.lbagent.v1.ShowRequest
+	49,  // 107: cutover.lbagent.v1.HostService.Watch:input_type -> cutover.lbagent.v1.WatchRequest
+	20,  // 108: cutover.lbagent.v1.HostService.Prepare:output_type -> cutover.lbagent.v1.PrepareResponse
+	23,  // 109: cutover.lbagent.v1.HostService.Activate:output_type -> cutover.lbagent.v1.ActivateResponse
+	26,  // 110: cutover.lbagent.v1.HostService.Verify:output_type -> cutover.lbagent.v1.VerifyResponse
+	28,  // 111: cutover.lbagent.v1.HostService.Commit:output_type -> cutover.lbagent.v1.CommitResponse
+	31,  // 112: cutover.lbagent.v1.HostService.Abort:output_type -> cutover.lbagent.v1.AbortResponse
+	34,  // 113: cutover.lbagent.v1.HostService.Amend:output_type -> cutover.lbagent.v1.AmendResponse
+	38,  // 114: cutover.lbagent.v1.HostService.Sync:output_type -> cutover.lbagent.v1.SyncResponse
+	43,  // 115: cutover.lbagent.v1.HostService.SetTraffic:output_type -> cutover.lbagent.v1.SetTrafficResponse
+	41,  // 116: cutover.lbagent.v1.HostService.Collect:output_type -> cutover.lbagent.v1.CollectResponse
+	46,  // 117: cutover.lbagent.v1.HostService.Show:output_type -> cutover.lbagent.v1.ShowResponse
+	53,  // 118: cutover.lbagent.v1.HostService.Watch:output_type -> cutover.lbagent.v1.WatchResponse
+	108, // [108:119] is the sub-list for method output_type
+	97,  // [97:108] is the sub-list for method input_type
+	97,  // [97:97] is the sub-list for extension type_name
+	97,  // [97:97] is the sub-list for extension extendee
+	0,   // [0:97] is the sub-list for field type_name
 }
 
 func init() { file_cutover_lbagent_v1_host_proto_init() }
@@ -4514,10 +4714,14 @@ func file_cutover_lbagent_v1_host_proto_init() {
 		(*SyncResponse_Refusal)(nil),
 	}
 	file_cutover_lbagent_v1_host_proto_msgTypes[34].OneofWrappers = []any{
+		(*CollectResponse_Collected_)(nil),
+		(*CollectResponse_Refusal)(nil),
+	}
+	file_cutover_lbagent_v1_host_proto_msgTypes[36].OneofWrappers = []any{
 		(*SetTrafficResponse_Traffic)(nil),
 		(*SetTrafficResponse_Refusal)(nil),
 	}
-	file_cutover_lbagent_v1_host_proto_msgTypes[45].OneofWrappers = []any{
+	file_cutover_lbagent_v1_host_proto_msgTypes[47].OneofWrappers = []any{
 		(*VerifyResponse_Answer_Verified)(nil),
 		(*VerifyResponse_Answer_Refusal)(nil),
 	}
@@ -4527,7 +4731,7 @@ func file_cutover_lbagent_v1_host_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cutover_lbagent_v1_host_proto_rawDesc), len(file_cutover_lbagent_v1_host_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   46,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

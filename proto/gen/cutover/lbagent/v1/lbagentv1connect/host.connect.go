@@ -55,6 +55,8 @@ const (
 	HostServiceSyncProcedure = "/cutover.lbagent.v1.HostService/Sync"
 	// HostServiceSetTrafficProcedure is the fully-qualified name of the HostService's SetTraffic RPC.
 	HostServiceSetTrafficProcedure = "/cutover.lbagent.v1.HostService/SetTraffic"
+	// HostServiceCollectProcedure is the fully-qualified name of the HostService's Collect RPC.
+	HostServiceCollectProcedure = "/cutover.lbagent.v1.HostService/Collect"
 	// HostServiceShowProcedure is the fully-qualified name of the HostService's Show RPC.
 	HostServiceShowProcedure = "/cutover.lbagent.v1.HostService/Show"
 	// HostServiceWatchProcedure is the fully-qualified name of the HostService's Watch RPC.
@@ -81,6 +83,10 @@ type HostServiceClient interface {
 	// SetTraffic says whether this Host may get traffic: it turns the readiness endpoint that upstream balancers watch, and
 	// changes nothing of the proxy.
 	SetTraffic(context.Context, *connect.Request[v1.SetTrafficRequest]) (*connect.Response[v1.SetTrafficResponse], error)
+	// Collect reloads the proxy to free what removed upstreams have left behind in it. It answers when the new process
+	// holds what the old one held; nothing that a client of the proxy can see changes. Refused as BUSY while a transaction
+	// is open here.
+	Collect(context.Context, *connect.Request[v1.CollectRequest]) (*connect.Response[v1.CollectResponse], error)
 	// Show reads committed, on-disk and running state side by side.
 	Show(context.Context, *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error)
 	// Watch streams reports: a complete one first, then one for each Section that changed, and a heartbeat each second.
@@ -146,6 +152,12 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("SetTraffic")),
 			connect.WithClientOptions(opts...),
 		),
+		collect: connect.NewClient[v1.CollectRequest, v1.CollectResponse](
+			httpClient,
+			baseURL+HostServiceCollectProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("Collect")),
+			connect.WithClientOptions(opts...),
+		),
 		show: connect.NewClient[v1.ShowRequest, v1.ShowResponse](
 			httpClient,
 			baseURL+HostServiceShowProcedure,
@@ -171,6 +183,7 @@ type hostServiceClient struct {
 	amend      *connect.Client[v1.AmendRequest, v1.AmendResponse]
 	sync       *connect.Client[v1.SyncRequest, v1.SyncResponse]
 	setTraffic *connect.Client[v1.SetTrafficRequest, v1.SetTrafficResponse]
+	collect    *connect.Client[v1.CollectRequest, v1.CollectResponse]
 	show       *connect.Client[v1.ShowRequest, v1.ShowResponse]
 	watch      *connect.Client[v1.WatchRequest, v1.WatchResponse]
 }
@@ -215,6 +228,11 @@ func (c *hostServiceClient) SetTraffic(ctx context.Context, req *connect.Request
 	return c.setTraffic.CallUnary(ctx, req)
 }
 
+// Collect calls cutover.lbagent.v1.HostService.Collect.
+func (c *hostServiceClient) Collect(ctx context.Context, req *connect.Request[v1.CollectRequest]) (*connect.Response[v1.CollectResponse], error) {
+	return c.collect.CallUnary(ctx, req)
+}
+
 // Show calls cutover.lbagent.v1.HostService.Show.
 func (c *hostServiceClient) Show(ctx context.Context, req *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error) {
 	return c.show.CallUnary(ctx, req)
@@ -245,6 +263,10 @@ type HostServiceHandler interface {
 	// SetTraffic says whether this Host may get traffic: it turns the readiness endpoint that upstream balancers watch, and
 	// changes nothing of the proxy.
 	SetTraffic(context.Context, *connect.Request[v1.SetTrafficRequest]) (*connect.Response[v1.SetTrafficResponse], error)
+	// Collect reloads the proxy to free what removed upstreams have left behind in it. It answers when the new process
+	// holds what the old one held; nothing that a client of the proxy can see changes. Refused as BUSY while a transaction
+	// is open here.
+	Collect(context.Context, *connect.Request[v1.CollectRequest]) (*connect.Response[v1.CollectResponse], error)
 	// Show reads committed, on-disk and running state side by side.
 	Show(context.Context, *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error)
 	// Watch streams reports: a complete one first, then one for each Section that changed, and a heartbeat each second.
@@ -306,6 +328,12 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("SetTraffic")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceCollectHandler := connect.NewUnaryHandler(
+		HostServiceCollectProcedure,
+		svc.Collect,
+		connect.WithSchema(hostServiceMethods.ByName("Collect")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceShowHandler := connect.NewUnaryHandler(
 		HostServiceShowProcedure,
 		svc.Show,
@@ -336,6 +364,8 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceSyncHandler.ServeHTTP(w, r)
 		case HostServiceSetTrafficProcedure:
 			hostServiceSetTrafficHandler.ServeHTTP(w, r)
+		case HostServiceCollectProcedure:
+			hostServiceCollectHandler.ServeHTTP(w, r)
 		case HostServiceShowProcedure:
 			hostServiceShowHandler.ServeHTTP(w, r)
 		case HostServiceWatchProcedure:
@@ -379,6 +409,10 @@ func (UnimplementedHostServiceHandler) Sync(context.Context, *connect.Request[v1
 
 func (UnimplementedHostServiceHandler) SetTraffic(context.Context, *connect.Request[v1.SetTrafficRequest]) (*connect.Response[v1.SetTrafficResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cutover.lbagent.v1.HostService.SetTraffic is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) Collect(context.Context, *connect.Request[v1.CollectRequest]) (*connect.Response[v1.CollectResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cutover.lbagent.v1.HostService.Collect is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) Show(context.Context, *connect.Request[v1.ShowRequest]) (*connect.Response[v1.ShowResponse], error) {
