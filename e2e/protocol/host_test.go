@@ -113,14 +113,14 @@ func (h *host) row(name string) *driver.Upstream {
 	return nil
 }
 
-// canServe counts the upstreams of the App that a client reaches, as far as the machine can know.
-func (w *world) canServe(h *host, app int) int {
+// canServe counts the upstreams of the App that a client reaches, as far as the machine can know; with the dead or without.
+func (w *world) canServe(h *host, app int, dead bool) int {
 	s, n := h.run[app], 0
 	if s == nil || len(s.Routes) == 0 {
 		return 0
 	}
 	for _, u := range s.Upstreams {
-		if i := upIndex(u.Name); u.Mode == driver.Serving && h.known[i] && !w.dead[i] {
+		if i := upIndex(u.Name); u.Mode == driver.Serving && h.known[i] && (dead || !w.dead[i]) {
 			n++
 		}
 	}
@@ -325,12 +325,13 @@ func (w *world) doWork(i int, job participant.Work, parts int) bool {
 // becomes changes what the proxy runs for an App.
 func (w *world) becomes(i, app int, s *driver.Section, who string) {
 	h := w.host(i)
-	before, old := w.canServe(h, app), h.run[app]
+	// A task that is dead may be taken out at any time, and one that has just died may be activated: nobody knows yet.
+	before, old := w.canServe(h, app, false), h.run[app]
 	if len(s.Routes) == 0 && len(s.Upstreams) == 0 {
 		s = nil
 	}
 	h.run[app] = s
-	if before > 0 && w.canServe(h, app) == 0 {
+	if before > 0 && w.canServe(h, app, true) == 0 {
 		w.violate("NEVER-ZERO", "%s takes the route of %s on %s from upstreams that can serve to none", who, apps[app], hostName(i))
 	}
 	if old == nil {

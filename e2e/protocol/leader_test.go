@@ -725,6 +725,7 @@ func (w *world) answered(m *message) {
 	l := w.lead(m.epoch)
 	a := m.answer
 	i := m.host
+	w.say("the leader of epoch %d hears from %s: %s", l.epoch, hostName(i), answerText(m, a))
 	switch m.call {
 	case callSync:
 		w.synced(l, i, m)

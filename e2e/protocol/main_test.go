@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"fmt"
 	"os"
 	"runtime/debug"
 	"testing"
@@ -8,5 +9,12 @@ import (
 
 func TestMain(m *testing.M) {
 	debug.SetGCPercent(400) // states are many and short-lived
+	if name := os.Getenv(mutantEnv); name != "" {
+		if err := tellMutant(name, os.Getenv(storyEnv)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(m.Run())
 }

@@ -118,7 +118,7 @@ func (w *world) moves() []move {
 	}
 	for k, l := range w.leaders {
 		for n, name := range upNames[:2] {
-			if !w.dead[n] && len(l.ended)+len(l.drains) > 0 && !l.committed(name) && !l.inOpenTxn(name) && (l.released(name) || l.drained(name)) {
+			if !w.dead[n] && l.mayKill() && !l.committed(name) && !l.inOpenTxn(name) && (l.released(name) || l.drained(name)) {
 				add(mKill, k, n)
 			}
 		}
@@ -145,6 +145,11 @@ func (w *world) moves() []move {
 
 func (w *world) ended(l *leader, id string) bool {
 	return slices.ContainsFunc(l.ended, func(e ended) bool { return e.id == id })
+}
+
+// mayKill: some transaction is not undecided any more, so the engine may want to be rid of a task.
+func (l *leader) mayKill() bool {
+	return len(l.ended)+len(l.drains) > 0 || slices.ContainsFunc(l.txns, func(o *open) bool { return !o.state.Undecided() })
 }
 
 // replacementDue: every task of the committed Spec is dead, so the scheduler has started another one, and it is healthy.
