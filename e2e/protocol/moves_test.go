@@ -152,9 +152,9 @@ func (l *leader) mayKill() bool {
 	return len(l.ended)+len(l.drains) > 0 || slices.ContainsFunc(l.txns, func(o *open) bool { return !o.state.Undecided() })
 }
 
-// replacementDue: every task of the committed Spec is dead, so the scheduler has started another one, and it is healthy.
+// replacementDue: no task of the committed Spec is left, so the scheduler has started another one, and it is healthy.
 func (w *world) replacementDue(l *leader) bool {
-	return w.dead[upA] && !w.killed[upA] && len(l.shop.GetSection().GetUpstreams()) == 0 && l.amend("in-r") == nil && !l.committed("r") && len(l.amends) == 0
+	return len(l.shop.GetSection().GetUpstreams()) == 0 && l.amend("in-r") == nil && len(l.amends) == 0 && !w.dead[upR]
 }
 
 // lost are the calls of the leader to Host i whose answer can come no more.

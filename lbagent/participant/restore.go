@@ -146,6 +146,11 @@ func (m *stepper) advanceRestoring(id string, t *Txn) bool {
 	var why *Refusal
 	for i := range t.Changes {
 		c := &t.Changes[i]
+		if a.stage[c.App] != keepTarget && m.onlyTargetServes(t, c) {
+			// The last of the old ones died on the way back: what is left of the target serves on, as if it had died before.
+			a.stage[c.App] = keepTarget
+			delete(a.drainFrom, c.App)
+		}
 		if a.stage[c.App] == keepTarget {
 			if no := m.mayDropTarget(t, c); no != nil {
 				all, why = false, no
@@ -216,14 +221,31 @@ func (m *stepper) mayDropTarget(t *Txn, c *TxnChange) *Refusal {
 	}
 	base := sec.Committed.Upstreams
 	baseGreen, _ := tally(base, r)
-	// An upstream with a check in flight is not green, and serves all the same: only what is red, or not there, does not.
-	target := without(c.Target.Upstreams, upstreamNames(base))
-	serves := slices.ContainsFunc(target, func(u Upstream) bool { row := r.row(u.Name); return row != nil && !row.Red })
-	if t.Activated && serves && green+baseGreen == 0 {
+	if t.Activated && canServe(without(c.Target.Upstreams, upstreamNames(base)), r) && green+baseGreen == 0 {
 		return refuse(UpstreamNotGreen, c.App,
 			"no upstream of the old Section of %s can serve and the new ones do: abort with replacements", c.App)
 	}
 	return nil
+}
+
+// canServe: an upstream with a check in flight is not green, and serves all the same: only what is red, or not there, does
+// not.
+func canServe(ups []Upstream, r *reading) bool {
+	return slices.ContainsFunc(ups, func(u Upstream) bool { row := r.row(u.Name); return row != nil && !row.Red })
+}
+
+// onlyTargetServes: the newest reading knows of nothing that the undo leads to and that could serve, and the proxy still
+// has some of the target that can (NEVER-ZERO).
+func (m *stepper) onlyTargetServes(t *Txn, c *TxnChange) bool {
+	if !t.Activated || c.Undo.Serving == 0 && len(c.Replacements) == 0 {
+		return false
+	}
+	r := m.wanted(c.App).reading
+	if r == nil || r.process != m.s.Process {
+		return false
+	}
+	base := m.s.section(c.App).Committed.Upstreams
+	return canServe(without(c.Target.Upstreams, upstreamNames(base)), r) && !canServe(base, r) && !canServe(c.Replacements, r)
 }
 
 // targetIdle reports whether the target's new upstreams may go: no request of theirs is under way, or they had
