@@ -55,6 +55,11 @@ func TestHistory(t *testing.T) {
 	})
 }
 
+func TestHistories(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "state.db"), Options{})
+	storetest.RunHistories(t, []store.Store{s}, nil)
+}
+
 func TestHistoryBytes(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "state.db"), Options{HistoryBytes: 1000})
 	for range 10 {

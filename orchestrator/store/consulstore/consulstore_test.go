@@ -148,6 +148,33 @@ func TestKilledServerCostsTimeOnly(t *testing.T) {
 	}
 }
 
+// Clients of several processes on one state, while Consul is killed and frozen: every answer has its place in one order.
+func TestHistories(t *testing.T) {
+	server := consultest.Start(t, consultest.Options{})
+	for name, opts := range map[string]consulstore.Options{
+		"patient":   {WithoutSession: true, CallTimeout: time.Second},
+		"impatient": {WithoutSession: true, CallTimeout: 50 * time.Millisecond, WriteTimeout: 200 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := prefix()
+			stores := []store.Store{open(t, server, p, opts), open(t, server, p, opts)}
+			unknown := storetest.RunHistories(t, stores, func() {
+				for range 3 {
+					time.Sleep(30 * time.Millisecond) // into the middle of the history
+					server.Freeze()
+					time.Sleep(120 * time.Millisecond) // longer than the impatient wait for an answer
+					server.Thaw()
+				}
+				server.Kill()
+				server.Start()
+			})
+			if name == "patient" && unknown > 0 {
+				t.Errorf("%d outcomes are unknown although Consul came back in time", unknown)
+			}
+		})
+	}
+}
+
 func TestUnreachableServer(t *testing.T) {
 	server := consultest.Start(t, consultest.Options{})
 	s := open(t, server, prefix(), consulstore.Options{WithoutSession: true, WriteTimeout: 300 * time.Millisecond, CallTimeout: 100 * time.Millisecond})

@@ -27,3 +27,7 @@ func TestHistory(t *testing.T) {
 		return s
 	})
 }
+
+func TestHistories(t *testing.T) {
+	storetest.RunHistories(t, []store.Store{memstore.New()}, nil)
+}
