@@ -21,6 +21,8 @@ type Options struct {
 	// Store (a Redis URL) and Consul (a URL); both belong to this cluster alone.
 	Orchestrators int
 	Store, Consul string
+	// SessionTTL is the leader's in Consul; 0 means its default.
+	SessionTTL time.Duration
 	// Env is for the orchestrators that are processes of their own: tokens and passwords.
 	Env []string
 	// RestoreDeadline is the orchestrator's; 0 means its default.

@@ -61,7 +61,7 @@ func (c *devCluster) startSeveral(ctx context.Context, tlsDir string) (*several,
 		argv := []string{
 			c.opts.Exe, "orchestrator", "--name", name, "--listen", s.api[i], "--cluster", cluster, "--consul", c.opts.Consul,
 			"--mesos", c.mesos.Addr(), "--hosts", filepath.Join(dir, "hosts.json"), "--tokens", filepath.Join(dir, "tokens.json"), "--tls-dir", tlsDir,
-			"--restore-deadline", c.opts.RestoreDeadline.String(), "--log-level", "info",
+			"--restore-deadline", c.opts.RestoreDeadline.String(), "--session-ttl", c.opts.SessionTTL.String(), "--log-level", "info",
 		}
 		conf := supervisor.Config{Dir: own, Processes: []supervisor.Process{
 			// In the environment, where others cannot read a password.

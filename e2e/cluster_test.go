@@ -32,6 +32,15 @@ type devInfo struct {
 	Token  string `json:"token"`
 	PID    int    `json:"pid"`
 	Hosts  []devHost
+	// Orchestrators are there if the cluster has several.
+	Orchestrators []devOrchestrator
+}
+
+type devOrchestrator struct {
+	Name          string `json:"name"`
+	APIURL        string `json:"api_url"`
+	PID           int    `json:"pid"`
+	SupervisorPID int    `json:"supervisor_pid"`
 }
 
 type devHost struct {
@@ -192,6 +201,13 @@ func (c *cluster) shutdown() {
 			}
 		}
 	}
+	for _, o := range c.info.Orchestrators {
+		for _, pid := range []int{o.SupervisorPID, o.PID} {
+			if pid > 1 {
+				_ = syscall.Kill(pid, syscall.SIGCONT)
+			}
+		}
+	}
 	select {
 	case <-c.done: // it was killed: only a start knows how to stop what still runs
 		c.dev = exec.Command(c.bin, append([]string{"dev", "--data-dir", c.dir}, c.args...)...)
@@ -248,7 +264,8 @@ func (c *cluster) leftovers() []string {
 func (c *cluster) dumpLogs() {
 	c.t.Logf("cutover dev:\n%s", tail(c.out.String(), 6000))
 	logs, _ := filepath.Glob(filepath.Join(c.dir, "hosts", "*", "log", "*.log"))
-	for _, l := range logs {
+	more, _ := filepath.Glob(filepath.Join(c.dir, "orchestrators", "*", "log", "orch*.log"))
+	for _, l := range append(logs, more...) {
 		data, _ := os.ReadFile(l)
 		c.t.Logf("%s:\n%s", strings.TrimPrefix(l, c.dir), tail(string(data), 2500))
 	}

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/cutover/cutover/internal/pki"
 	"github.com/cutover/cutover/orchestrator/store/consulstore"
@@ -28,6 +29,7 @@ type SharedConfig struct {
 	Store, StorePasswordFile, StoreCA string
 	Consul, ConsulTokenFile           string
 	Name, Advertise                   string
+	SessionTTL                        time.Duration
 	// Env is the environment.
 	Env func(string) string
 }
@@ -47,7 +49,7 @@ func (c SharedConfig) Load(cluster string, listener net.Addr, tlsDir string) (*S
 	case c.Store == "" || c.Consul == "":
 		return nil, errors.New("several orchestrators need both: --consul for what decides, --store for the rest; without both, one orchestrator keeps everything in --data-dir")
 	}
-	s := &Shared{Consul: c.Consul, Name: c.Name, Advertise: c.Advertise}
+	s := &Shared{Consul: c.Consul, Name: c.Name, Advertise: c.Advertise, SessionTTL: c.SessionTTL}
 	var err error
 	if s.Redis, err = c.redis(); err != nil {
 		return nil, err

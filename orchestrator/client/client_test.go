@@ -343,3 +343,35 @@ func TestFollowEnds(t *testing.T) {
 		}
 	})
 }
+
+// Where nobody leads, reads and changes are asked for again when the answer says, under the same key.
+func TestWaitsForALeader(t *testing.T) {
+	keys := map[string]bool{}
+	tries := 0
+	refusal := &deploy.Refusal{Kind: deploy.RefusedUnavailable, Detail: "nobody leads", RetryAfter: time.Millisecond}
+	service := &apitest.Service{}
+	service.OnStop = func(_ string, meta api.Meta) (deploy.View, error) {
+		keys[meta.IdempotencyKey] = true
+		if tries++; tries < 2 {
+			return deploy.View{}, refusal
+		}
+		return deploy.View{DeployID: "01A"}, nil
+	}
+	s := start(t, service)
+	var notes []string
+	c := connect(t, s.URL(), func(note string) { notes = append(notes, note) })
+	if v, err := c.Stop(within(t), "shop", client.Change{}); err != nil || v.DeployID != "01A" {
+		t.Fatalf("%+v %v", v, err)
+	}
+	if tries != 2 || len(keys) != 1 || len(notes) != 1 || !strings.Contains(notes[0], "nobody leads") {
+		t.Errorf("%d tries under %v, notes %q", tries, keys, notes)
+	}
+	// Its caller's patience is shorter.
+	service.Fail = refusal
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	var got *deploy.Refusal
+	if _, err := c.Apps(ctx); !errors.As(err, &got) || got.Detail != refusal.Detail {
+		t.Errorf("Apps: %v", err)
+	}
+}

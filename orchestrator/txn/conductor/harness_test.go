@@ -162,6 +162,7 @@ type cluster struct {
 	*Conductor
 	heard *recorder
 	fatal chan error
+	ahead chan uint64 // what HigherEpoch was told
 }
 
 // quick are rules with short times, for failures that wait; generous where a slow machine must not fail a test.
@@ -204,10 +205,11 @@ func (cl *cluster) start() {
 		cl.t.Fatal(err)
 	}
 	cl.heard = newRecorder()
-	cl.fatal = make(chan error, 10)
+	cl.fatal, cl.ahead = make(chan error, 10), make(chan uint64, 10)
 	cl.Conductor, err = New(Options{
 		Registry: reg, Store: cl.store, Fence: store.Fence{Epoch: cl.epoch}, Listener: cl.heard, Logger: level, Rules: cl.rules,
-		Fatal: func(err error) { cl.fatal <- err }, Sweep: 100 * time.Millisecond, KeepEnded: cl.keep,
+		Fatal: func(err error) { cl.fatal <- err }, HigherEpoch: func(_ string, seen uint64) { cl.ahead <- seen },
+		Sweep: 100 * time.Millisecond, KeepEnded: cl.keep,
 	})
 	if err != nil {
 		cl.t.Fatal(err)

@@ -441,6 +441,18 @@ func TestHigherEpoch(t *testing.T) {
 		t.Errorf("cause %q, reason %q", s.Cause, s.Reason)
 	}
 	cl.holds([]string{"a"}, "lb1", "lb2")
+	// Whoever owns the term hears of it, once; and again in the next term, also when nothing is sent.
+	if seen := <-cl.ahead; seen != 99 {
+		t.Errorf("told of epoch %d", seen)
+	}
+	if len(cl.ahead) != 0 {
+		t.Errorf("told again of epoch %d", <-cl.ahead)
+	}
+	cl.Stop()
+	cl.start()
+	if seen := <-cl.ahead; seen != 99 {
+		t.Errorf("the next term was told of epoch %d", seen)
+	}
 }
 
 // A slow Host delays only its own transactions.

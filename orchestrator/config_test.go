@@ -1,0 +1,80 @@
+package orchestrator_test
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cutover/cutover/internal/pki"
+	"github.com/cutover/cutover/orchestrator"
+)
+
+func TestSharedConfig(t *testing.T) {
+	dir := t.TempDir()
+	ca, err := pki.OpenAuthority(filepath.Join(dir, "ca"), "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tlsDir := filepath.Join(dir, "tls")
+	if err := ca.Issue(tlsDir, "orchestrator", "a", net.IPv4(10, 0, 0, 1)); err != nil {
+		t.Fatal(err)
+	}
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	loopback, lan, all := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 7480}, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 7480}, &net.TCPAddr{IP: net.IPv4zero, Port: 7480}
+	const redis, consul = "redis://127.0.0.1:6379", "http://127.0.0.1:8500"
+	for name, c := range map[string]struct {
+		conf   orchestrator.SharedConfig
+		env    map[string]string
+		listen *net.TCPAddr
+		tls    string
+		want   string // in the error
+		check  func(*orchestrator.Shared) bool
+	}{
+		"alone":              {listen: loopback, check: func(s *orchestrator.Shared) bool { return s == nil }},
+		"only consul":        {conf: orchestrator.SharedConfig{Consul: consul}, listen: loopback, want: "need both"},
+		"only redis":         {env: map[string]string{"CUTOVER_STORE": redis}, listen: loopback, want: "need both"},
+		"password in a flag": {conf: orchestrator.SharedConfig{Store: "redis://:s3cret@127.0.0.1:6379", Consul: consul}, listen: loopback, want: "CUTOVER_STORE_PASSWORD"},
+		"password in the environment": {conf: orchestrator.SharedConfig{Store: redis, Consul: consul}, env: map[string]string{"CUTOVER_STORE_PASSWORD": "s3cret"}, listen: loopback,
+			check: func(s *orchestrator.Shared) bool {
+				return s.Redis == "redis://:s3cret@127.0.0.1:6379" && s.Advertise == "http://127.0.0.1:7480" && s.Name != "" && s.TLS == nil
+			}},
+		"secrets in files": {conf: orchestrator.SharedConfig{Store: redis, Consul: consul, StorePasswordFile: secret, ConsulTokenFile: secret}, listen: loopback,
+			check: func(s *orchestrator.Shared) bool {
+				return strings.Contains(s.Redis, "s3cret") && s.ConsulOptions.Token == "s3cret"
+			}},
+		"token in the environment": {conf: orchestrator.SharedConfig{Store: redis, Consul: consul}, env: map[string]string{"CONSUL_HTTP_TOKEN": "t"}, listen: loopback,
+			check: func(s *orchestrator.Shared) bool { return s.ConsulOptions.Token == "t" }},
+		"another machine": {conf: orchestrator.SharedConfig{Store: redis, Consul: consul}, listen: lan, tls: tlsDir,
+			check: func(s *orchestrator.Shared) bool { return s.Advertise == "https://10.0.0.1:7480" && s.TLS != nil }},
+		"another machine without TLS": {conf: orchestrator.SharedConfig{Store: redis, Consul: consul}, listen: lan, want: "--tls-dir"},
+		"every address":               {conf: orchestrator.SharedConfig{Store: redis, Consul: consul}, listen: all, tls: tlsDir, want: "--advertise"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.conf.Env = func(k string) string { return c.env[k] }
+			got, err := c.conf.Load("main", c.listen, c.tls)
+			if c.want != "" {
+				if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "s3cret") {
+					t.Errorf("error %v, want %q", err, c.want)
+				}
+				return
+			}
+			if err != nil || !c.check(got) {
+				t.Errorf("%+v, %v", got, err)
+			}
+		})
+	}
+	if conf, err := orchestrator.ServeTLS(loopback, tlsDir); conf != nil || err != nil {
+		t.Errorf("on loopback: %v %v", conf, err)
+	}
+	if conf, err := orchestrator.ServeTLS(lan, tlsDir); conf == nil || err != nil {
+		t.Errorf("on another address: %v %v", conf, err)
+	}
+	if _, err := orchestrator.ServeTLS(lan, ""); err == nil || !strings.Contains(err.Error(), "10.0.0.1:7480") {
+		t.Errorf("without TLS: %v", err)
+	}
+}
