@@ -20,6 +20,7 @@ import (
 	"github.com/cutover/cutover/orchestrator"
 	"github.com/cutover/cutover/orchestrator/auth"
 	"github.com/cutover/cutover/orchestrator/registry"
+	"github.com/cutover/cutover/orchestrator/txn"
 )
 
 // Bounds of starting and stopping.
@@ -158,12 +159,20 @@ func (c *devCluster) start(ctx context.Context, kinds []string) error {
 	for i, h := range c.layout.Hosts {
 		hosts[i] = orchestrator.Host{Name: h.Name, Group: group, AgentURL: "https://" + h.agent().String()}
 	}
+	policy, err := txn.ParsePolicy(c.opts.Policy)
+	if err != nil {
+		return err
+	}
 	listening = true // the orchestrator closes it from here on
 	c.orch, err = orchestrator.New(ctx, orchestrator.Options{
 		DataDir: filepath.Join(dir, "orchestrator"), Cluster: cluster, Listener: listener, Masters: []string{c.mesos.Addr()},
-		Groups: []registry.Group{{Name: group}}, Hosts: hosts, TLS: conf, Tokens: tokens, Version: c.opts.Version, Logger: c.opts.Logger,
+		Groups: []registry.Group{{Name: group, Policy: policy}}, Hosts: hosts, TLS: conf, Tokens: tokens, Version: c.opts.Version, Logger: c.opts.Logger,
 		RestoreDeadline: c.opts.RestoreDeadline, ExactHosts: true,
 		StartCommand: func(host string) string { return c.opts.Exe + " supervise " + hostDir(dir, host) },
+		// Its supervisor starts it again at once.
+		RestartCommand: func(host string) string {
+			return fmt.Sprintf("kill -9 %d  # the lbagent of %s", pidOf(hostDir(dir, host), processAgent), host)
+		},
 	})
 	if err != nil {
 		return err
@@ -314,6 +323,9 @@ func (c *devCluster) late(ctx context.Context) []string {
 	}
 	var late []string
 	for _, h := range c.orch.Hosts() {
+		if s := registry.Standing(h.Membership.Standing); s != registry.Member && s != registry.Joining {
+			continue // somebody has taken it out
+		}
 		if !h.Connected || h.Problem != "" {
 			late = append(late, h.Name)
 		}

@@ -53,7 +53,7 @@ func (h hostSpec) prepare(dataDir, exe string, ca *pki.Authority) error {
 		return fmt.Errorf("certificate of %s: %w", h.Name, err)
 	}
 	c := daemon.Config{
-		Cluster: cluster, Group: group, Name: h.Name, Dir: filepath.Join(dir, "agent"), Listen: h.agent().String(), TLSDir: tlsDir,
+		Cluster: cluster, Group: group, Name: h.Name, Dir: filepath.Join(dir, "agent"), Listen: h.agent().String(), ReadyListen: h.ready().String(), TLSDir: tlsDir,
 		Proxy: daemon.Proxy{
 			Kind: h.driver(), Dir: filepath.Join(dir, "proxy"), Base: filepath.Join(dir, h.baseName()),
 			Listen: []netip.AddrPort{h.frontend()}, Source: h.Address,
@@ -122,7 +122,7 @@ func (h hostSpec) info(dataDir string) HostInfo {
 	dir := hostDir(dataDir, h.Name)
 	return HostInfo{
 		Name: h.Name, Proxy: h.proxy(), Driver: h.driver(), Group: group,
-		FrontendURL: "http://" + h.frontend().String(), AgentURL: "https://" + h.agent().String(),
+		FrontendURL: "http://" + h.frontend().String(), AgentURL: "https://" + h.agent().String(), ReadyURL: "http://" + h.ready().String() + "/readyz",
 		SupervisorPID: pidOf(dir, "supervisor"), AgentPID: pidOf(dir, processAgent), ProxyPID: pidOf(dir, processProxy),
 	}
 }

@@ -36,6 +36,7 @@ type HostInfo struct {
 	Group         string `json:"group"`
 	FrontendURL   string `json:"frontend_url"`
 	AgentURL      string `json:"agent_url"`
+	ReadyURL      string `json:"ready_url"` // what an upstream balancer would watch
 	SupervisorPID int    `json:"supervisor_pid"`
 	AgentPID      int    `json:"agent_pid"`
 	ProxyPID      int    `json:"proxy_pid"`

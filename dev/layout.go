@@ -21,8 +21,11 @@ import (
 // frontendPort is where the proxies of a dev cluster listen, each on its own address.
 const frontendPort = 8080
 
-// agentPort is where the lbagents listen, each on its Host's address.
-const agentPort = 8600
+// agentPort is where the lbagents listen, each on its Host's address; readyPort where they answer an upstream balancer.
+const (
+	agentPort = 8600
+	readyPort = 8601
+)
 
 // Kinds of Hosts that --lb names.
 const (
@@ -39,6 +42,7 @@ type hostSpec struct {
 }
 
 func (h hostSpec) frontend() netip.AddrPort { return netip.AddrPortFrom(h.Address, frontendPort) }
+func (h hostSpec) ready() netip.AddrPort    { return netip.AddrPortFrom(h.Address, readyPort) }
 func (h hostSpec) agent() netip.AddrPort    { return netip.AddrPortFrom(h.Address, agentPort) }
 
 // layout is what a data directory remembers between starts (DIR/layout.json).

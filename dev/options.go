@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"time"
+
+	"github.com/cutover/cutover/orchestrator/txn"
 )
 
 // Options of a one-machine cluster.
@@ -25,6 +27,8 @@ type Options struct {
 	SessionTTL time.Duration
 	// Env is for the orchestrators that are processes of their own: tokens and passwords.
 	Env []string
+	// Policy of the Group: how many Hosts may be missing from a Commit ("all", "all-but(1)", "percent(80)"); "" is all.
+	Policy string
 	// RestoreDeadline is the orchestrator's; 0 means its default.
 	RestoreDeadline time.Duration
 	// Exe is the binary whose hidden commands run the supervisors, lbagents, proxies and tasks.
@@ -46,6 +50,9 @@ func (o Options) check() (Options, []string, error) {
 	}
 	if o.Agents < 1 || o.Agents > maxAgents {
 		return o, nil, fmt.Errorf("--agents %d: want 1 to %d", o.Agents, maxAgents)
+	}
+	if _, err := txn.ParsePolicy(o.Policy); err != nil {
+		return o, nil, fmt.Errorf("--%w", err)
 	}
 	o.Orchestrators = max(o.Orchestrators, 1)
 	if err := o.checkSeveral(); err != nil {

@@ -101,10 +101,10 @@ func (c *devCluster) writeShared() error {
 		AgentURL string `json:"agent_url"`
 	}
 	var doc struct {
-		Groups []string `json:"groups"`
-		Hosts  []host   `json:"hosts"`
+		Groups []map[string]string `json:"groups"`
+		Hosts  []host              `json:"hosts"`
 	}
-	doc.Groups = []string{group}
+	doc.Groups = []map[string]string{{"name": group, "policy": c.opts.Policy}}
 	for _, h := range c.layout.Hosts {
 		doc.Hosts = append(doc.Hosts, host{Name: h.Name, Group: group, AgentURL: "https://" + h.agent().String()})
 	}
@@ -124,7 +124,8 @@ func (s *several) late(ctx context.Context, all []hostSpec) []string {
 	for _, h := range all {
 		ready := false
 		for _, got := range hosts {
-			ready = ready || err == nil && got.Name == h.Name && got.Connected && len(got.Problems) == 0
+			out := got.Membership.Standing == "excluded" || got.Membership.Standing == "removed"
+			ready = ready || err == nil && got.Name == h.Name && (out || got.Connected && len(got.Problems) == 0)
 		}
 		if !ready {
 			out = append(out, h.Name)

@@ -47,6 +47,7 @@ type devHost struct {
 	Name, Proxy, Driver, Group string
 	FrontendURL                string `json:"frontend_url"`
 	AgentURL                   string `json:"agent_url"`
+	ReadyURL                   string `json:"ready_url"`
 	SupervisorPID              int    `json:"supervisor_pid"`
 	AgentPID                   int    `json:"agent_pid"`
 	ProxyPID                   int    `json:"proxy_pid"`

@@ -74,7 +74,7 @@ func New(opts Options) (*Agent, error) {
 	a := &Agent{
 		opts: opts, log: opts.Logger.With("host", opts.Name),
 		inbox: make(chan input, inboxSize), kick: make(chan struct{}, 1), lookAgain: make(chan struct{}, 1),
-		slots: make(chan struct{}, maxWork), work: map[string]*running{}, failed: make(chan error, 1),
+		slots: make(chan struct{}, maxWork), work: map[string]*running{}, failed: make(chan error, 2),
 		ending: make(chan struct{}), contract: contract{first: make(chan struct{})},
 	}
 	var err error
@@ -122,7 +122,15 @@ func (a *Agent) Start(ctx context.Context) error {
 		cancel()
 		return errors.Join(errors.New("lbagent: Start after Start or Stop"), ln.Close())
 	}
+	ready, err := a.listenReady(ctx)
+	if err != nil {
+		cancel()
+		return errors.Join(err, ln.Close())
+	}
 	a.cancel, a.addr, a.server = cancel, ln.Addr(), a.newServer()
+	if ready != nil {
+		a.spawn(func() { a.serveReady(run, ready) })
+	}
 	a.spawn(func() { a.act(run) })
 	a.spawn(func() { a.readLoop(run) })
 	a.spawn(func() { a.checkLoop(run) })

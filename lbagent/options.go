@@ -30,6 +30,10 @@ type Options struct {
 	Listen string
 	TLS    *tls.Config
 
+	// ReadyListen is ip:port of a second listener, in the clear, that answers GET /readyz and nothing else, for upstream
+	// balancers that cannot show a certificate; "": none.
+	ReadyListen string
+
 	// Driver drives the proxy. The Agent closes it.
 	Driver driver.Driver
 	// Frontend are the addresses where clients reach the proxy; their connections are counted when the Host is to be out
@@ -75,6 +79,11 @@ func (o *Options) validate() error {
 	}
 	if err := checkListen(o.Listen, o.TLS); err != nil {
 		return err
+	}
+	if o.ReadyListen != "" {
+		if _, err := netip.ParseAddrPort(o.ReadyListen); err != nil {
+			return fmt.Errorf("lbagent address of the readiness endpoint %q must be an IP address and a port: %w", o.ReadyListen, err)
+		}
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

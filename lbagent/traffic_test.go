@@ -1,6 +1,7 @@
 package lbagent
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -122,5 +123,40 @@ func TestClientsAreCounted(t *testing.T) {
 	h.eventually("it to stay so", func() bool { return time.Since(since) > 3*countEvery })
 	if got := state().GetQuietSince().AsTime(); !got.Equal(since) {
 		t.Errorf("quiet since %v, was %v", got, since)
+	}
+}
+
+// Upstream balancers ask in the clear, and learn nothing but yes or no.
+func TestReadinessEndpointForBalancers(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHost(t)
+	h.readyListen = l.Addr().String()
+	_ = l.Close()
+	h.start()
+	get := func(path string) (int, string) {
+		resp, err := http.Get("http://" + h.readyListen + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	if code, body := get("/readyz"); code != http.StatusServiceUnavailable || body != "not ready\n" {
+		t.Errorf("%d %q", code, body)
+	}
+	h.traffic(in)
+	h.eventually("ready", func() bool { code, body := get("/readyz"); return code == http.StatusOK && body == "ready\n" })
+	for _, path := range []string{"/metrics", "/healthz", "/"} {
+		if code, _ := get(path); code != http.StatusNotFound {
+			t.Errorf("%s is answered with %d", path, code)
+		}
 	}
 }

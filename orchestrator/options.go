@@ -50,6 +50,8 @@ type Options struct {
 	RestoreDeadline time.Duration
 	// StartCommand is what starts the lbagent of a Host, for people; systemctl by default.
 	StartCommand func(host string) string
+	// RestartCommand is what restarts one that hangs; systemctl by default.
+	RestartCommand func(host string) string
 }
 
 func (o Options) validate() error {

@@ -70,7 +70,7 @@ func (t *term) wire(ctx context.Context, opts Options, st store.Store, metrics p
 	}
 	t.conductor, err = conductor.New(conductor.Options{
 		Registry: t.registry, Store: st, Fence: fence, Listener: t.engine, Fatal: t.lead.Fatal, Logger: opts.Logger.With("part", "txn"),
-		Rules:       txn.Rules{Restore: opts.RestoreDeadline, StartCommand: opts.StartCommand},
+		Rules:       txn.Rules{Restore: opts.RestoreDeadline, StartCommand: opts.StartCommand, RestartCommand: opts.RestartCommand},
 		HigherEpoch: t.raise,
 	})
 	if err != nil {

@@ -65,6 +65,7 @@ func devCommand() *cobra.Command {
 	f.StringVar(&o.Store, "store", "", "`URL` of a Redis that this cluster has for itself, for several orchestrators")
 	f.StringVar(&o.Consul, "consul", "", "`URL` of a Consul that this cluster has for itself, for several orchestrators")
 	f.DurationVar(&o.SessionTTL, "session-ttl", 0, "`TIME` after which Consul gives up a silent leader, for several orchestrators (default 10s, Consul's own minimum)")
+	f.StringVar(&o.Policy, "policy", "all", "how many hosts may be missing from a commit: all (none), all-but(K), percent(P)")
 	f.IntVar(&o.Agents, "agents", 2, "`NUMBER` of Mesos agents")
 	f.DurationVar(&o.RestoreDeadline, "restore-deadline", 0, "`TIME` after which an abort that a host has not answered is stuck (default 1m0s)")
 	f.StringVar(&level, "log-level", "warn", "`LEVEL` of the log on stderr: debug, info, warn, error")

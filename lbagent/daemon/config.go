@@ -36,6 +36,8 @@ type Config struct {
 	Dir string `yaml:"dir" json:"dir"`
 	// Listen is where the orchestrator reaches the lbagent. Anything but loopback needs tls_dir.
 	Listen string `yaml:"listen" json:"listen"`
+	// ReadyListen is where upstream balancers ask for /readyz, in the clear; nothing else is answered there. Empty: nowhere.
+	ReadyListen string `yaml:"ready_listen,omitempty" json:"ready_listen,omitempty"`
 	// TLSDir holds ca.pem, cert.pem and key.pem of this Host.
 	TLSDir string `yaml:"tls_dir,omitempty" json:"tls_dir,omitempty"`
 	Proxy  Proxy  `yaml:"proxy" json:"proxy"`
@@ -106,6 +108,9 @@ func (c Config) validate() error {
 		errs = append(errs, fmt.Errorf("listen: %w", err))
 	} else if ip := net.ParseIP(host); c.TLSDir == "" && (ip == nil || !ip.IsLoopback()) {
 		errs = append(errs, fmt.Errorf("listen: %s is not a loopback address, so tls_dir must hold this Host's certificate", c.Listen))
+	}
+	if _, err := netip.ParseAddrPort(c.ReadyListen); c.ReadyListen != "" && err != nil {
+		errs = append(errs, fmt.Errorf("ready_listen: %w", err))
 	}
 	switch c.Proxy.Kind {
 	case HAProxy, NginxLua, NginxReload:

@@ -33,7 +33,7 @@ func (c Config) Run(ctx context.Context, version string, log *slog.Logger) error
 		return err
 	}
 	agent, err := lbagent.New(lbagent.Options{
-		Name: c.Name, Group: c.Group, Cluster: c.Cluster, Dir: c.Dir, Listen: c.Listen, TLS: conf,
+		Name: c.Name, Group: c.Group, Cluster: c.Cluster, Dir: c.Dir, Listen: c.Listen, ReadyListen: c.ReadyListen, TLS: conf,
 		Driver: drv, Frontend: c.Proxy.Listen, Version: version, Logger: log,
 	})
 	if err != nil {

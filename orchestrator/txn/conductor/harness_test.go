@@ -230,6 +230,14 @@ func (cl *cluster) restart() {
 // up waits until all Hosts are connected.
 func (cl *cluster) up() *cluster {
 	cl.t.Helper()
+	defer eventually(cl.t, "all hosts to know whether they may get traffic", func() bool {
+		for _, h := range cl.Hosts() {
+			if h.State != nil && h.State.GetTraffic().GetOrder() == lbagentv1.TrafficOrder_TRAFFIC_ORDER_UNSPECIFIED {
+				return false
+			}
+		}
+		return true
+	})
 	cl.heard.until(cl.t, "all hosts to be connected", func() bool {
 		for _, h := range cl.Hosts() {
 			if !h.Connected {
