@@ -98,10 +98,13 @@ func (m *stepper) advanceActivating(id string, t *Txn) bool {
 		r, v := m.proof(app, a.since)
 		if v != equal {
 			all = false
-			if no := m.trouble(app, v, a.since, proxyPatience); no != nil {
+			if no := m.trouble(app, v, a.since, m.patience(t, a.since)); no != nil {
 				return m.fail(t, no)
 			}
 			continue
+		}
+		if err := m.s.live.get(app).lastErr; err != nil && !m.filesMatch(app) && !m.now.Before(a.since.Add(m.patience(t, a.since))) {
+			return m.fail(t, refusalOf(app, err)) // it runs, and cannot be published
 		}
 		switch h, why := m.judge(t, app, r); {
 		case h == bad && !m.now.Before(m.s.live.get(app).conv.at.Add(redPatience)),
@@ -152,19 +155,23 @@ func (m *stepper) requests(t *Txn, app string) (done bool, no *Refusal) {
 	if l.work != nil || m.now.Before(l.retryAt) {
 		return false, nil
 	}
-	host := "localhost"
-	for _, r := range c.Target.Routes {
-		if r.Host != "*" && r.Host != "" {
-			host = r.Host
-			break
-		}
-	}
+	host := requestHost(c.Target.Routes)
 	w := Work{Phase: t.Phase}
 	for _, u := range ups {
 		w.Requests = append(w.Requests, RequestTo{Upstream: u.Name, Host: host})
 	}
 	m.start(app, w)
 	return false, nil
+}
+
+// requestHost is the Host header of a real request.
+func requestHost(routes []driver.Route) string {
+	for _, r := range routes {
+		if r.Host != "*" && r.Host != "" {
+			return r.Host
+		}
+	}
+	return "localhost"
 }
 
 // fail votes Failed. The Sections wait for Abort, or for the Host's own deadline; an Amendment undoes itself.

@@ -76,6 +76,7 @@ func (m *stepper) remove(id string, ev Amend, sec *SectionState, open *Txn, inse
 	next := *sec
 	next.Committed.Upstreams = without(sec.Committed.Upstreams, ev.Remove)
 	next.Draining = slices.DeleteFunc(slices.Clone(sec.Draining), func(d Draining) bool { return slices.Contains(ev.Remove, d.Upstream.Name) })
+	next.Died = len(next.Committed.Upstreams) == 0 && (next.Died || len(sec.Committed.Upstreams) > 0)
 	next.Version.Amendments++
 	next.Unsettled = true
 	r := Record{Kind: KindAmended, TxnID: id, Order: ev.Order, Origin: ev.Origin, Note: fmt.Sprintf("remove %q", ev.Remove),
@@ -107,7 +108,7 @@ func (m *stepper) finishAmend(t *Txn) bool {
 	next := c.Target
 	next.Upstreams = without(c.Target.Upstreams, t.Amend.Retire)
 	sec.Draining = m.replaced(&SectionState{Committed: c.Target, Draining: sec.Draining}, &next, sec.Committed.Drain, false)
-	sec.Committed = next
+	sec.Committed, sec.Died = next, false
 	if !t.Amend.Counted {
 		sec.Version.Amendments++
 	}

@@ -46,6 +46,7 @@ func (m *stepper) commit(t *Txn) {
 		}
 		sec.Draining = m.replaced(&sec, &c.Target, drain, t.Fallback && !c.Stop)
 		sec.Committed = c.Target
+		sec.Died = len(c.Target.Upstreams) == 0 && !c.Stop && !c.Remove
 		sec.Version = Version{Txn: t.Order}
 		sec.Removed = c.Remove
 		sec.Passed = max(sec.Passed, t.Order)

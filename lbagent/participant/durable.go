@@ -41,6 +41,8 @@ type SectionState struct {
 	// Stray: the proxy may hold something for this App that no journaled message put there. It is left alone
 	// (FAIL-STATIC) until a Sync says what should be.
 	Stray bool `json:"stray,omitempty"`
+	// Died: it has no upstream because the last one was removed as dead, not because anybody asked for none.
+	Died bool `json:"died,omitempty"`
 	// Published is the driver's digest of the files when the Section was last settled.
 	Published string `json:"published,omitempty"`
 }
@@ -98,8 +100,10 @@ type Undo struct {
 	Running string `json:"running,omitempty"`
 	// Published is the driver's digest of the files.
 	Published string `json:"published,omitempty"`
-	// Serving counts the upstreams that the Section had, so that "had none" and "all died" differ.
-	Serving int `json:"serving,omitempty"`
+	// Serving counts the upstreams that the Section had, so that "had none" and "all died" differ. Died: they had died
+	// before the snapshot already.
+	Serving int  `json:"serving,omitempty"`
+	Died    bool `json:"died,omitempty"`
 }
 
 // AmendOp marks a Txn as an Amendment with insertions.

@@ -131,7 +131,7 @@ func (k *keyWriter) txn(t *Txn) {
 		k.word(c.App)
 		k.ups('t', c.Target.Upstreams)
 		k.ups('r', c.Replacements)
-		k.flags(c.Remove, c.Stop)
+		k.flags(c.Remove, c.Stop, c.Undo.Died)
 		k.word(c.Undo.Running)
 		k.word(c.Undo.Published)
 		k.num(uint64(c.Undo.Serving))

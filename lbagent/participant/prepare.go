@@ -191,7 +191,8 @@ func (m *stepper) advanceUnstaged(id string, t *Txn) bool {
 	for i := range staged.Changes {
 		c := &staged.Changes[i]
 		l := m.wanted(c.App)
-		c.Undo = Undo{Running: l.wantSum, Published: l.pub.digest, Serving: len(m.s.section(c.App).Committed.Upstreams)}
+		c.Undo = Undo{Running: l.wantSum, Published: l.pub.digest, Serving: len(m.s.section(c.App).Committed.Upstreams),
+			Died: m.s.section(c.App).Died}
 		sec := *m.s.section(c.App)
 		sec.Passed = max(sec.Passed, t.Order)
 		sec.Stray = false
@@ -258,7 +259,7 @@ func (m *stepper) advanceWarm(id string, t *Txn) bool {
 func (m *stepper) ready(t *Txn, app string, since, after time.Time) (*Refusal, bool) {
 	r, v := m.proof(app, after)
 	if v != equal {
-		return m.trouble(app, v, since, proxyPatience), false
+		return m.trouble(app, v, since, m.patience(t, since)), false
 	}
 	switch h, why := m.judge(t, app, r); {
 	case h == good:
@@ -268,6 +269,11 @@ func (m *stepper) ready(t *Txn, app string, since, after time.Time) (*Refusal, b
 	default:
 		return nil, false
 	}
+}
+
+// patience bounds the retries of one phase: a part of the time left, so that a no comes with its reason and not too late.
+func (m *stepper) patience(t *Txn, since time.Time) time.Duration {
+	return min(proxyPatience, m.s.deadline(t).Sub(since)*3/4)
 }
 
 func (m *stepper) answerReady(id string, t *Txn) {

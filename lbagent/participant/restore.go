@@ -120,6 +120,10 @@ func (m *stepper) enterRestoring(t *Txn, note string) {
 	a.asked = time.Time{}
 	clear(a.stage)
 	clear(a.drainFrom)
+	// From here on requests are asked of the old upstreams.
+	clear(a.passed)
+	clear(a.tried)
+	clear(a.reqErr)
 	no := abortedRefusal(t.ID, t.Refusal)
 	for _, to := range slices.Concat(a.prepare, a.activate) {
 		if t.Refusal == nil { // an Abort by order: these callers are not answered elsewhere
@@ -150,6 +154,7 @@ func (m *stepper) advanceRestoring(id string, t *Txn) bool {
 			// The last of the old ones died on the way back: what is left of the target serves on, as if it had died before.
 			a.stage[c.App] = keepTarget
 			delete(a.drainFrom, c.App)
+			delete(a.passed, c.App)
 		}
 		if a.stage[c.App] == keepTarget {
 			if no := m.mayDropTarget(t, c); no != nil {
@@ -203,13 +208,13 @@ func (m *stepper) answerAbort(a *attempt, ans Answer) {
 // nothing of the undo can (NEVER-ZERO). Replacements must all be green first.
 func (m *stepper) mayDropTarget(t *Txn, c *TxnChange) *Refusal {
 	sec := m.s.section(c.App)
-	if len(c.Replacements) == 0 && (!t.Activated || c.Undo.Serving == 0) {
+	if len(c.Replacements) == 0 && (!t.Activated || c.Undo.Serving == 0 && !c.Undo.Died) {
 		return nil
 	}
 	a := m.s.attempts[t.ID]
 	l := m.wanted(c.App)
 	r := l.reading
-	if r == nil || r.process != m.s.Process || r.started.Before(a.since.Add(-2*time.Second)) {
+	if r == nil || r.process != m.s.Process || r.started.Before(a.since) {
 		if no := m.trouble(c.App, unproven, a.since, restorePatience); no != nil {
 			return no
 		}
@@ -221,9 +226,13 @@ func (m *stepper) mayDropTarget(t *Txn, c *TxnChange) *Refusal {
 	}
 	base := sec.Committed.Upstreams
 	baseGreen, _ := tally(base, r)
-	if t.Activated && canServe(without(c.Target.Upstreams, upstreamNames(base)), r) && green+baseGreen == 0 {
+	serves := t.Activated && canServe(without(c.Target.Upstreams, upstreamNames(base)), r)
+	if serves && green+baseGreen == 0 {
 		return refuse(UpstreamNotGreen, c.App,
 			"no upstream of the old Section of %s can serve and the new ones do: abort with replacements", c.App)
+	}
+	if serves && len(c.Replacements) == 0 {
+		return m.oldAnswers(t, c, base, r)
 	}
 	return nil
 }
@@ -237,7 +246,7 @@ func canServe(ups []Upstream, r *reading) bool {
 // onlyTargetServes: the newest reading knows of nothing that the undo leads to and that could serve, and the proxy still
 // has some of the target that can (NEVER-ZERO).
 func (m *stepper) onlyTargetServes(t *Txn, c *TxnChange) bool {
-	if !t.Activated || c.Undo.Serving == 0 && len(c.Replacements) == 0 {
+	if !t.Activated || c.Undo.Serving == 0 && !c.Undo.Died && len(c.Replacements) == 0 {
 		return false
 	}
 	r := m.wanted(c.App).reading
@@ -246,6 +255,31 @@ func (m *stepper) onlyTargetServes(t *Txn, c *TxnChange) bool {
 	}
 	base := m.s.section(c.App).Committed.Upstreams
 	return canServe(without(c.Target.Upstreams, upstreamNames(base)), r) && !canServe(base, r) && !canServe(c.Replacements, r)
+}
+
+// oldAnswers asks for a real request to one old upstream before the target is let go: one that has just died is green until
+// its next checks. What does not answer goes on being asked until its checks have had the time to tell; what they still
+// call green then is believed.
+func (m *stepper) oldAnswers(t *Txn, c *TxnChange, base []Upstream, r *reading) *Refusal {
+	a := m.s.attempts[t.ID]
+	if a.passed[c.App] == m.s.Process {
+		return nil
+	}
+	var green []string
+	var told time.Duration
+	for _, u := range base {
+		if row := r.row(u.Name); row != nil && row.Green {
+			green = append(green, u.Name)
+		}
+		told = max(told, time.Duration(max(u.Health.Fall, 1)+1)*(u.Health.Interval+u.Health.Timeout))
+	}
+	if len(green) == 0 || a.tried[c.App] > 0 && !r.started.Before(a.since.Add(told)) {
+		return nil
+	}
+	if l := m.s.live.get(c.App); l.work == nil && !m.now.Before(l.retryAt) {
+		m.start(c.App, Work{Phase: t.Phase, Requests: []RequestTo{{Upstream: green[a.tried[c.App]%len(green)], Host: requestHost(m.s.section(c.App).Committed.Routes)}}})
+	}
+	return refuse(UpstreamNotGreen, c.App, "no upstream of the old Section of %s has answered a request yet", c.App)
 }
 
 // targetIdle reports whether the target's new upstreams may go: no request of theirs is under way, or they had
@@ -309,6 +343,7 @@ func (m *stepper) finishAbort(t *Txn) {
 		sec.Draining = m.startClocks(sec.Draining)
 		if len(c.Replacements) > 0 {
 			sec.Committed.Upstreams = mergeUpstreams(sec.Committed.Upstreams, c.Replacements)
+			sec.Died = false
 			sec.Version.Amendments++
 		}
 		sec.Unsettled, sec.Published = false, m.s.live.get(c.App).pub.digest

@@ -18,7 +18,8 @@ import (
 //	prepare txn=t order=N base=N app=a to=(u v) [deadline=10s] [epoch=N]   to=() scales to zero, no to: removes
 //	activate|commit|abort|verify txn=t order=N     amend app=a order=N base=N remove=(..) insert=(..) retire=(..)
 //	sync order=N app=a:txn:(u,v) ...               run | pass 5s | crash | restart | show | state
-//	foreign u=gone|draining ...: somebody else changes the running proxy
+//	foreign u=gone|draining|weight|here ...: somebody else changes the running proxy
+//	policy repair|report   surveyed app=PLACE ...   mended   drifts   repaired: what differs and what is done about it
 //	health u=red|green|pending ...                 sessions u=3   stage-refuse app=a   request-fail u   down | up
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
@@ -163,6 +164,24 @@ func (w *world) command(t *testing.T, d *datadriven.TestData) string {
 		delete(w.stageErr, app)
 	case "request-fail":
 		w.reqErr[d.CmdArgs[0].Key] = errors.New("503 made by the proxy")
+	case "request-ok":
+		delete(w.reqErr, d.CmdArgs[0].Key)
+	case "policy":
+		w.step(Hello{To: w.next(), Fence: fenced(epoch), Drift: Policy(d.CmdArgs[0].Key)})
+	case "surveyed": // each argument is APP=PLACE, "-" for no App
+		ev := Surveyed{Started: w.now}
+		for _, a := range d.CmdArgs {
+			drift := Drift{App: strings.TrimPrefix(a.Key, "-"), Cause: EditedFile, Place: a.Vals[0], Summary: "the file was changed", Diff: "+x\n"}
+			drift.Manual = drift.Place == "base"
+			ev.Drifts = append(ev.Drifts, drift)
+		}
+		w.step(ev)
+	case "mended":
+		w.step(Mended{})
+	case "drifts":
+		return describeDrifts(w.s.Drifts())
+	case "repaired":
+		return describeDrifts(w.s.RecentRepairs())
 	case "converge-mismatch":
 		w.workErr = fmt.Errorf("port 80 is not ours: %w", driver.ErrProxyMismatch)
 	case "converge-ok":
@@ -182,6 +201,11 @@ func (w *world) command(t *testing.T, d *datadriven.TestData) string {
 				continue
 			case "draining":
 				u.Mode = driver.Draining
+			case "weight":
+				u.Weight = 1
+			case "here":
+				n := up(a.Key)
+				u = driver.Upstream{Name: n.Name, Address: n.Address, Weight: 50, Mode: driver.Serving}
 			}
 			w.rows[app][a.Key] = u
 		}
@@ -209,4 +233,25 @@ func (w *world) command(t *testing.T, d *datadriven.TestData) string {
 		t.Fatalf("unknown command %q", d.Cmd)
 	}
 	return w.takeTrace()
+}
+
+func describeDrifts(list []Drift) string {
+	var b strings.Builder
+	for _, d := range list {
+		fmt.Fprintf(&b, "  %q %s in %s: %s", d.App, d.Cause, d.Place, d.Summary)
+		if d.Left {
+			b.WriteString(" (left alone)")
+		}
+		if d.Manual {
+			b.WriteString(" (for the owner)")
+		}
+		b.WriteString("\n")
+		for line := range strings.Lines(d.Diff) {
+			b.WriteString("    " + line)
+		}
+	}
+	if b.Len() == 0 {
+		return "  (none)\n"
+	}
+	return b.String()
 }

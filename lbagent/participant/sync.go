@@ -81,6 +81,8 @@ func (m *stepper) install(sec *SectionState, c *Committed) *SectionState {
 		drain = sec.Committed.Drain
 	}
 	next.Draining = m.replaced(sec, &target, drain, len(target.Upstreams) > 0)
+	// None left at the same transaction: what Amendments took out has died.
+	next.Died = len(target.Upstreams) == 0 && c.Version.Txn == sec.Version.Txn && (sec.Died || len(sec.Committed.Upstreams) > 0)
 	next.Committed = target
 	next.Version, next.Removed = c.Version, c.Removed
 	next.Drained = nil

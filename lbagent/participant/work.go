@@ -65,7 +65,7 @@ func (m *stepper) schedule(app string) {
 	holds := len(to.Upstreams) > len(l.want.Upstreams)
 	if holds {
 		if r := l.reading; !publish && l.holding && l.conv.digest == driver.Digest(to) && !r.started.Before(l.conv.at) && r.section.Digest == l.conv.digest {
-			l.tries = 0
+			l.tries, l.retryAt = 0, time.Time{}
 			return // until one of ours is green
 		}
 		l.tries++

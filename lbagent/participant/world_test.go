@@ -138,6 +138,8 @@ func (w *world) step(ev Event) {
 			w.tracef("  reply %d: %s", e.To, describeAnswer(a))
 		case Cancel:
 			w.tracef("  cancel %s", e.App)
+		case Mend:
+			w.tracef("  mend")
 		}
 	}
 	if failed {
