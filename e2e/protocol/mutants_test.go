@@ -144,7 +144,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "restore-to-nothing", file: "lbagent/participant/restore.go",
-		old: "upstreamNames(base)), r) && green+baseGreen == 0 {\n", patched: "upstreamNames(base)), r) && green+baseGreen < 0 {\n",
+		old: "	if serves && green+baseGreen == 0 {\n", patched: "	if serves && green+baseGreen < 0 {\n",
 		scenario: scenario{hosts: 1, budget: budget{die: 1, abort: 1}},
 	},
 	{
