@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cutover/cutover/lbagent/participant"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
@@ -67,8 +66,6 @@ type scenario struct {
 	hosts    int
 	budget   budget
 	sessions bool
-	// weight is its part of the limit of states, 1 if zero.
-	weight int
 }
 
 var scenarios = []scenario{
@@ -297,7 +294,7 @@ func (s *search) story() string {
 
 // limitOf is how many states of each scenario are explored: SEARCH_LIMIT for a long run.
 func limitOf(t testing.TB) int {
-	limit := 5_000
+	limit := defaultLimit
 	if testing.Short() {
 		limit = 500
 	}
@@ -311,21 +308,24 @@ func limitOf(t testing.TB) int {
 	return limit
 }
 
+const defaultLimit = 8_000
+
 func TestSearch(t *testing.T) {
 	limit := limitOf(t)
 	for _, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
 			t.Parallel()
-			begin := time.Now()
-			s := explore(newWorld(sc.hosts, sc.budget, sc.sessions), limit*max(sc.weight, 1))
-			if s.broken != nil {
-				t.Fatalf("after %d states:\n%s", len(s.seen), s.story())
-			}
-			full := ""
-			if s.full {
-				full = " (the limit)"
-			}
-			t.Logf("%d states%s, %d moves, %v", len(s.seen), full, s.moves, time.Since(begin).Round(time.Millisecond))
+			s := sc.explore(t, limit)
+			t.Logf("%d states%s, %d moves", len(s.seen), map[bool]string{true: " (the limit)"}[s.full], s.moves)
 		})
 	}
+}
+
+// explore searches the scenario, and fails with the story of what it found.
+func (sc scenario) explore(t *testing.T, limit int) *search {
+	s := explore(newWorld(sc.hosts, sc.budget, sc.sessions), limit)
+	if s.broken != nil {
+		t.Fatalf("after %d states:\n%s", len(s.seen), s.story())
+	}
+	return s
 }
