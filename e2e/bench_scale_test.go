@@ -47,9 +47,10 @@ func benchScale(b *testing.B, t *table) {
 	}
 	stop()
 	b.ReportMetric(ms(median(took)), "change-ms")
-	name := "scale: 50 simulated hosts, 1,000 Apps x 20, 1 in 1 out, checks 50 ms"
+	name := fmt.Sprintf("scale: %d simulated hosts, %d Apps x %d, 1 in 1 out, checks 50 ms", hosts, apps, upstreams)
 	t.times(name, 200*time.Millisecond, pollingNone, took)
 	t.add(figure{name: name + ", p99", bar: 500, unit: "ms", values: []float64{quantile(milliseconds(took), 0.99)}, polling: pollingNone})
+	t.times(fmt.Sprintf("recovery: coordinator of %d hosts x %d Apps, start to a change committed", hosts, apps), 2*time.Second, pollingNone, l.restarts(apps))
 	t.note("scale: p50 in ms: preparing %.0f, activating %.0f, deciding %.0f", ms(median(phases[txn.Preparing])),
 		ms(median(phases[txn.Activating])), ms(median(phases[txn.Deciding])))
 }
@@ -58,6 +59,23 @@ const (
 	scaleChanges = 100
 	scaleWarm    = 10 // not counted: the Hosts still come to rest
 )
+
+// restarts returns how long it took from the start of a coordinator on the store of the one before to the commit of a change
+// that was proposed at once: the store read, every Host connected and heard.
+func (l *leader) restarts(apps int) []time.Duration {
+	l.Helper()
+	var took []time.Duration
+	for i := range 5 {
+		l.Stop()
+		start := time.Now()
+		l.start()
+		name := fmt.Sprintf("again-%d", i)
+		began := time.Since(start)
+		change := l.change(oneInOneOut(l.committed[fmt.Sprintf("app-%d", apps-1-i)], name, fmt.Sprintf("10.8.0.%d:80", 1+i), 50*time.Millisecond))
+		took = append(took, began+change.whole)
+	}
+	return took
+}
 
 // simulatedHosts starts n lbagents of Group "public" on simulated proxies, and stops them with the benchmark.
 func simulatedHosts(b testing.TB, n int) []registry.Host {
