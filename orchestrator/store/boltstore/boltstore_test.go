@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-func open(t *testing.T, path string, opts Options) *Store {
+func open(t testing.TB, path string, opts Options) *Store {
 	t.Helper()
 	s, err := Open(path, opts)
 	if err != nil {
@@ -337,4 +337,15 @@ func FuzzDecodeChanges(f *testing.F) {
 			t.Fatalf("%v %v", again, err)
 		}
 	})
+}
+
+// BenchmarkCommit is the time of one durable Commit of 512 bytes, one after the other.
+func BenchmarkCommit(b *testing.B) {
+	s := open(b, filepath.Join(b.TempDir(), "state.db"), Options{})
+	value := bytes.Repeat([]byte("x"), 512)
+	for b.Loop() {
+		if _, err := s.Commit(b.Context(), store.Fence{}, store.Op{Kind: store.Put, Key: "a", Value: value}); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

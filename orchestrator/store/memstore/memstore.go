@@ -84,7 +84,8 @@ func (s *Store) Commit(ctx context.Context, fence store.Fence, ops ...store.Op) 
 	}
 	s.history = append(s.history, batch)
 	if over := len(s.history) - s.limit; over > 0 {
-		s.history = slices.Clone(s.history[over:])
+		clear(s.history[:over])
+		s.history = s.history[over:] // the array is left behind when it has to grow
 	}
 	close(s.changed)
 	s.changed = make(chan struct{})

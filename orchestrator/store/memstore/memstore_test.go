@@ -31,3 +31,14 @@ func TestHistory(t *testing.T) {
 func TestHistories(t *testing.T) {
 	storetest.RunHistories(t, []store.Store{memstore.New()}, nil)
 }
+
+// BenchmarkCommit is what the port itself costs.
+func BenchmarkCommit(b *testing.B) {
+	s, value := memstore.New(), make([]byte, 512)
+	defer s.Close()
+	for b.Loop() {
+		if _, err := s.Commit(b.Context(), store.Fence{}, store.Op{Kind: store.Put, Key: "a", Value: value}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
