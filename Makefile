@@ -38,6 +38,21 @@ test: setup build .bin/consul generate-check fmt-check vet lint ## everything, f
 	$(GOTEST) -tags crashpoints ./internal/crashpoint
 	$(GOTEST) -timeout 25m -p 1 ./e2e/...
 
+# Hours. Each part prints its seed and figures; SOAK_SEED, RESTORE_SEED, CRASH_SEED and SIM_SEED give the same choices again.
+SOAK_DEPLOYS ?= 500
+RESTORE_TXNS ?= 1000
+SIM_SEEDS ?= 2000
+SEARCH_LIMIT ?= 200000
+TXN_SEARCH_LIMIT ?= 200000
+.PHONY: soak
+soak: setup build ## for hours: random kills under load, every pair of crashes, long searches; figures and seeds
+	SOAK_DEPLOYS=$(SOAK_DEPLOYS) $(GOTEST) -v -timeout 0 -run 'TestSoak$$' ./e2e
+	RESTORE_TXNS=$(RESTORE_TXNS) $(GOTEST) -v -timeout 0 -run 'TestRestoreEquality$$' ./e2e
+	SIM_SEEDS=$(SIM_SEEDS) $(GOTEST) -timeout 0 -run 'TestSeeds$$' ./e2e/simulation
+	SEARCH_LIMIT=$(SEARCH_LIMIT) $(GOTEST) -v -timeout 0 -run 'TestSearch$$' ./e2e/protocol
+	TXN_SEARCH_LIMIT=$(TXN_SEARCH_LIMIT) $(GOTEST) -timeout 0 -run 'TestExhaustive$$' ./orchestrator/txn
+	$(GOTEST) -v -timeout 0 -tags soak -run 'TestSoakCrashProduct$$' ./e2e
+
 .PHONY: bench
 bench: setup build ## figures beside their bars
 	$(GOTEST) -run '^$$' -bench . -benchtime 1x -timeout 30m ./e2e/...
@@ -49,6 +64,7 @@ fmt-check:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not formatted (make fmt):"; echo "$$out"; exit 1; }
 vet:
 	go vet ./...
+	go vet -tags crashpoints,soak ./internal/crashpoint ./lbagent/... ./orchestrator/... ./e2e
 
 .PHONY: lint
 lint: .bin/golangci-lint

@@ -154,18 +154,22 @@ func (c *cluster) start() {
 // refresh reads dev.json again: pids change.
 func (c *cluster) refresh() devInfo {
 	c.t.Helper()
-	data, err := os.ReadFile(filepath.Join(c.dir, "dev.json"))
+	info, err := readInfo(c.dir)
 	if err != nil {
-		c.t.Fatal(err)
-	}
-	var info devInfo
-	if err := json.Unmarshal(data, &info); err != nil {
 		c.t.Fatal(err)
 	}
 	c.mu.Lock()
 	c.info = info
 	c.mu.Unlock()
 	return info
+}
+
+func readInfo(dir string) (info devInfo, err error) {
+	data, err := os.ReadFile(filepath.Join(dir, "dev.json"))
+	if err != nil {
+		return info, err
+	}
+	return info, json.Unmarshal(data, &info)
 }
 
 // host returns the current state of the named Host, or of the n-th of a kind ("haproxy-1").

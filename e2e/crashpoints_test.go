@@ -94,11 +94,18 @@ func (d *crashDrill) spec(version string) specFile {
 
 func newCrashDrill(t *testing.T) *crashDrill {
 	t.Helper()
+	d := newCrashDrillOf(t, "haproxy=1,nginx=1,nginx-reload=1")
+	t.Cleanup(d.keepRunning())
+	return d
+}
+
+func newCrashDrillOf(t *testing.T, lb string, flags ...string) *crashDrill {
+	t.Helper()
 	bin, err := buildCrashing()
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &crashDrill{cluster: newClusterOf(t, bin, "haproxy=1,nginx=1,nginx-reload=1"), serving: "v0"}
+	d := &crashDrill{cluster: newClusterOf(t, bin, lb, flags...), serving: "v0"}
 	for _, h := range d.info.Hosts {
 		d.hosts = append(d.hosts, h.Name)
 		o := loadgen.Options{URLs: []string{h.FrontendURL}, Path: "/shop/buy", SlowPath: "/shop/slow?ms=700", Close: 2, KeepAlive: 2, Slow: 1, Think: 10 * time.Millisecond}
@@ -108,7 +115,6 @@ func newCrashDrill(t *testing.T) *crashDrill {
 		defer func() { d.loads = append(d.loads, d.loadWith(o)) }()
 	}
 	d.deploy(d.spec(d.serving)).must(t, 0)
-	t.Cleanup(d.keepRunning())
 	return d
 }
 
