@@ -223,6 +223,17 @@ func TestDrill24TheStoresGoAway(t *testing.T) {
 		c.serves(version, "/shop")
 		c.deploy(shop("v1")).must(t, 0)
 	}
+	// Redis loses what it had acknowledged: the leader sees it, and the next term makes it again from what decides.
+	backup := c.redis.Backup(t)
+	c.deploy(shop("v4")).must(t, 0)
+	c.redis.Rollback(t, backup)
+	c.eventually("the committed state is known again", func() bool {
+		res := c.cli("apps", "-o", "json")
+		return res.Code == 0 && strings.Contains(res.Stdout, `"v4"`)
+	})
+	c.serves("v4", "/shop")
+	c.deploy(shop("v5")).must(t, 0)
+	c.serves("v5", "/shop")
 	if res := load.Stop(); res.Failed != 0 {
 		t.Errorf("%v\n%v", res, res.Failures)
 	}

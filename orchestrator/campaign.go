@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cutover/cutover/orchestrator/lead"
+	"github.com/cutover/cutover/orchestrator/store"
 )
 
 // Pauses before this orchestrator wants to lead again after a term that failed: the others get their chance.
@@ -70,7 +71,11 @@ func (o *Orchestrator) lead(ctx context.Context, lt *lead.Term) (why error) {
 	}
 	t, err := beginTerm(beginning, o.opts, st, lt, o.metrics)
 	if err != nil {
-		return errors.Join(err, st.Close(), lt.Release())
+		o.raiseAbove(ctx, lt, err)
+		if err = errors.Join(err, lt.Release()); errors.Is(err, errStillRuns) {
+			return &TermOver{err}
+		}
+		return errors.Join(err, st.Close())
 	}
 	o.term.Store(t)
 	log.Info("this orchestrator leads")
@@ -82,6 +87,7 @@ func (o *Orchestrator) lead(ctx context.Context, lt *lead.Term) (why error) {
 		why = fmt.Errorf("the Mesos framework has ended: %w", t.framework.Err())
 	}
 	o.term.Store(nil)
+	o.raiseAbove(ctx, lt, why)
 	started := time.Now()
 	stopping, cancelStop := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout/2)
 	defer cancelStop()
@@ -94,4 +100,18 @@ func (o *Orchestrator) lead(ctx context.Context, lt *lead.Term) (why error) {
 	}
 	log.Info("this orchestrator has stopped leading", "took", time.Since(started), "reason", why)
 	return why
+}
+
+// raiseAbove lets the next term begin above the epoch that a store has seen, if that is why this one ended: one of the two was
+// restored from an older copy, or replaced. A leader that was replaced itself is refused here, as everywhere.
+func (o *Orchestrator) raiseAbove(ctx context.Context, lt *lead.Term, why error) {
+	var fenced *store.FencedError
+	if !errors.As(why, &fenced) || fenced.Seen <= lt.Epoch() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), raiseTimeout)
+	defer cancel()
+	if err := lt.Raise(ctx, fenced.Seen); err != nil {
+		o.opts.Logger.Info("another orchestrator has led since", "part", "lead", "epoch", lt.Epoch(), "seen", fenced.Seen, "error", err)
+	}
 }

@@ -21,6 +21,9 @@ import (
 // raiseTimeout bounds raising the epoch above one that a Host has seen.
 const raiseTimeout = 10 * time.Second
 
+// errStillRuns is wrapped when something of a term has not ended in time.
+var errStillRuns = errors.New("the term has not ended: a call of the store has not returned")
+
 // term is everything that exists only while this process leads. It is made anew for each term, from what is durable.
 type term struct {
 	lead      *lead.Term
@@ -132,6 +135,6 @@ func (t *term) stop(ctx context.Context) error {
 	case err := <-ended:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("the term has not ended: a call of the store has not returned: %w", ctx.Err())
+		return fmt.Errorf("%w: %w", errStillRuns, ctx.Err())
 	}
 }

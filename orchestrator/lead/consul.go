@@ -276,7 +276,7 @@ func (c *Consul) carryOut(effect any) {
 		c.renewal()
 		c.work.Go(func() {
 			c.leave(ef.session)
-			c.post(left{ef.session})
+			c.post(left(ef))
 		})
 	}
 }

@@ -259,3 +259,40 @@ func TestConsulRaise(t *testing.T) {
 	}
 	release(t, second)
 }
+
+// The rules that deployments/README.md gives to the token are enough.
+func TestConsulAccessControl(t *testing.T) {
+	t.Parallel()
+	s, st := consultest.Start(t, consultest.Options{ACL: true}), memstore.New()
+	admin := s.Client(t)
+	policy, _, err := admin.ACL().PolicyCreate(&consul.ACLPolicy{Name: "cutover", Rules: `
+		key_prefix "cutover/test/" { policy = "write" }
+		session_prefix "" { policy = "write" }
+		node_prefix "" { policy = "read" }`}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, _, err := admin.ACL().TokenCreate(&consul.ACLToken{Policies: []*consul.ACLLink{{ID: policy.ID}}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := consul.DefaultConfig()
+	config.Address, config.Token = s.URL, token.SecretID
+	client, err := consul.NewClient(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(config.Transport.CloseIdleConnections)
+	c, err := lead.NewConsul(lead.ConsulOptions{
+		Client: client, Key: lockKey, Self: lead.Leader{Name: "a", URL: "http://127.0.0.1:1"}, Store: st,
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	term := win(t, c)
+	sees(t, c, "a")
+	release(t, term)
+	sees(t, c, "")
+}

@@ -88,6 +88,17 @@ var (
 	ErrWentBack = errors.New("the store went back: it has lost what it had acknowledged")
 )
 
+// FencedError is an ErrFenced that says which epoch the store has seen.
+type FencedError struct{ Epoch, Seen uint64 }
+
+// Error names both epochs.
+func (e *FencedError) Error() string {
+	return fmt.Sprintf("epoch %d, the store has seen %d: %v", e.Epoch, e.Seen, ErrFenced)
+}
+
+// Unwrap returns ErrFenced.
+func (e *FencedError) Unwrap() error { return ErrFenced }
+
 // ConflictError says which precondition did not hold.
 type ConflictError struct {
 	Key    string

@@ -103,7 +103,7 @@ func (s *Store) applyOne(tx *bolt.Tx, r *request) (wrote bool, err error) {
 	meta, records := tx.Bucket(bucketMeta), tx.Bucket(bucketRecords)
 	seen := parseNumber(meta.Get(keyFence))
 	if r.fence.Epoch < seen {
-		r.err = fmt.Errorf("epoch %d, the store has seen %d: %w", r.fence.Epoch, seen, store.ErrFenced)
+		r.err = &store.FencedError{Epoch: r.fence.Epoch, Seen: seen}
 		return false, nil
 	}
 	r.err = store.Conflict(r.ops, func(key string) store.Revision {

@@ -155,7 +155,7 @@ func (s *Store) plan(group []*request) (p plan, refused bool) {
 	for _, r := range group {
 		r.revision, r.err = 0, nil
 		if r.fence.Epoch < p.next.Epoch {
-			r.err = fmt.Errorf("epoch %d, the store has seen %d: %w", r.fence.Epoch, p.next.Epoch, store.ErrFenced)
+			r.err = &store.FencedError{Epoch: r.fence.Epoch, Seen: p.next.Epoch}
 		} else {
 			r.err = store.Conflict(r.ops, revision)
 		}

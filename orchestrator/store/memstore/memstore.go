@@ -58,7 +58,7 @@ func (s *Store) Commit(ctx context.Context, fence store.Fence, ops ...store.Op) 
 		return 0, store.ErrClosed
 	}
 	if fence.Epoch < s.fence {
-		return 0, fmt.Errorf("epoch %d, the store has seen %d: %w", fence.Epoch, s.fence, store.ErrFenced)
+		return 0, &store.FencedError{Epoch: fence.Epoch, Seen: s.fence}
 	}
 	err := store.Conflict(ops, func(key string) store.Revision { return s.records[key].Revision })
 	if err != nil {

@@ -80,7 +80,8 @@ func (s *Store) try(life context.Context, args []any) (rev store.Revision, again
 		s.saw(mark{rev, nonce})
 		return rev, false, nil
 	case "fenced":
-		return 0, false, fmt.Errorf("epoch %v, the store has seen %d: %w", args[1], number(reply, 1), store.ErrFenced)
+		epoch, _ := args[1].(uint64)
+		return 0, false, &store.FencedError{Epoch: epoch, Seen: uint64(number(reply, 1))} // #nosec G115: not negative
 	case "conflict":
 		return 0, false, &store.ConflictError{Key: text(reply, 1), Actual: store.Revision(number(reply, 2))} // #nosec G115: not negative
 	case "format":
