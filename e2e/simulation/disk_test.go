@@ -46,8 +46,8 @@ func (d *disk) crash() {
 		if tail := len(f.data) - f.synced; tail > 0 {
 			keep := d.dice.IntN(tail + 1)
 			f.data = bytes.Clone(f.data[:f.synced+keep])
-			if block := (f.synced + d.dice.IntN(keep+1) + 511) / 512 * 512; block < len(f.data) && d.dice.IntN(3) == 0 {
-				clear(f.data[block:min(block+512, len(f.data))]) // of an interrupted write some blocks may read as zeros
+			if keep > 0 && d.dice.IntN(3) == 0 { // of an interrupted write some blocks may read as zeros
+				clear(f.data[f.synced+d.dice.IntN(keep):])
 			}
 		}
 		f.synced = len(f.data)

@@ -22,6 +22,7 @@ import (
 	"github.com/cutover/cutover/orchestrator/api/apitest"
 	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/auth"
+	"github.com/cutover/cutover/orchestrator/client"
 	"github.com/cutover/cutover/orchestrator/deploy"
 )
 
@@ -444,5 +445,62 @@ func TestMetrics(t *testing.T) {
 func TestOptionsAreRequired(t *testing.T) {
 	if _, err := api.New(api.Options{}); err == nil || !strings.Contains(err.Error(), "Service") {
 		t.Errorf("%v", err)
+	}
+}
+
+// A request about a Host names the Host, the asker, the reason and the key.
+func TestHostChangesReachTheService(t *testing.T) {
+	var asked []string
+	service := &apitest.Service{
+		OnHost: func(ask api.HostAsk, meta api.Meta) (api.Host, error) {
+			asked = append(asked, fmt.Sprintf("%s %s %s %s %t by %s: %s (%t)", ask.Verb, ask.Host, ask.Group, ask.AgentURL, ask.Sure, meta.Actor, meta.Reason, meta.IdempotencyKey != ""))
+			return api.Host{Name: ask.Host}, nil
+		},
+		OnResolve: func(ref string, meta api.Meta) (api.Resolution, error) {
+			asked = append(asked, "resolve "+ref+" by "+meta.Actor)
+			return api.Resolution{Hosts: []wire.HostResolution{{Name: ref}}}, nil
+		},
+	}
+	server, err := apitest.NewServer(service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := server.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	c, err := client.New(client.Options{URL: server.URL(), Token: apitest.Token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	why := client.Change{Reason: "why"}
+	for _, ask := range []func() error{
+		func() error {
+			_, err := c.Admit(t.Context(), "lb-9", "public", "https://10.0.0.9:8600", why)
+			return err
+		},
+		func() error { _, err := c.Readmit(t.Context(), "lb-1", why); return err },
+		func() error { _, err := c.DrainHost(t.Context(), "lb-1", false, why); return err },
+		func() error { _, err := c.Exclude(t.Context(), "lb-1", true, why); return err },
+		func() error { _, err := c.RemoveHost(t.Context(), "lb-1", true, why); return err },
+		func() error { _, err := c.Resolve(t.Context(), "lb-1", client.Change{}); return err },
+	} {
+		if err := ask(); err != nil {
+			t.Error(err)
+		}
+	}
+	const actor = "ci"
+	want := []string{
+		"admit lb-9 public https://10.0.0.9:8600 false by " + actor + ": why (true)", "readmit lb-1   false by " + actor + ": why (true)",
+		"drain lb-1   false by " + actor + ": why (true)", "exclude lb-1   true by " + actor + ": why (true)",
+		"remove lb-1   true by " + actor + ": why (true)", "resolve lb-1 by " + actor,
+	}
+	if d := cmp.Diff(want, asked); d != "" {
+		t.Error(d)
+	}
+	if _, err := c.Exclude(t.Context(), "lb-1", true, client.Change{}); err == nil {
+		t.Error("excluded without a reason")
 	}
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/cutover/cutover/orchestrator/txn"
 )
 
-type hostName struct {
+// HostPath is the path of one Host.
+type HostPath struct {
 	Name string `path:"name" maxLength:"255" doc:"name of the Host"`
 }
 
@@ -23,19 +24,19 @@ type hostOutput struct{ Body wire.Host }
 
 type admitInput struct {
 	Keyed
-	hostName
+	HostPath
 	Body wire.AdmitBody
 }
 
 type hostInput struct {
 	Keyed
-	hostName
+	HostPath
 	Body wire.HostBody
 }
 
 type hostProofInput struct {
 	Keyed
-	hostName
+	HostPath
 	Body wire.HostProofBody
 }
 
@@ -70,7 +71,7 @@ func (h *Handler) registerHosts(api huma.API) {
 
 	huma.Register(api, get(api, "/v1/hosts/{name}", "showHost", tag, "Show a Host",
 		"What is committed and what its proxy runs, read now, side by side."),
-		func(ctx context.Context, in *hostName) (*hostShowOutput, error) {
+		func(ctx context.Context, in *HostPath) (*hostShowOutput, error) {
 			show, err := h.service(ctx).ShowHost(ctx, in.Name)
 			if err != nil {
 				return nil, h.failure(ctx, "reading the Host", err)
@@ -80,7 +81,7 @@ func (h *Handler) registerHosts(api huma.API) {
 
 	huma.Register(api, get(api, "/v1/hosts/{name}/drift", "showHostDrift", tag, "Show what differs on a Host",
 		"Every difference between what is committed, on disk and running that nobody ordered through Cutover, looked for now, with its likely cause."),
-		func(ctx context.Context, in *hostName) (*hostDriftOutput, error) {
+		func(ctx context.Context, in *HostPath) (*hostDriftOutput, error) {
 			drift, err := h.service(ctx).HostDrift(ctx, in.Name)
 			if err != nil {
 				return nil, h.failure(ctx, "comparing the Host", err)

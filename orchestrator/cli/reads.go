@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,6 +19,9 @@ import (
 
 // recentDeploys is how many Deploys `status` lists.
 const recentDeploys = 10
+
+// allDeploys is the most that the API lists at once.
+const allDeploys = 500
 
 func notFound(err error) bool {
 	var refusal *deploy.Refusal
@@ -110,13 +114,30 @@ func (a *app) statusAll(ctx context.Context, c *client.Client) error {
 	if err != nil {
 		return err
 	}
+	stuck, err := a.stuck(ctx, c, deploys)
+	if err != nil {
+		return err
+	}
+	deploys = append(stuck, slices.DeleteFunc(deploys, func(v deploy.View) bool { return v.State == deploy.Stuck })...)
 	return a.answer(overview{apps, deploys}, func(s screen.Style) []string {
-		out := screen.Apps(apps, s)
+		out := screen.StuckDeploys(stuck, s)
+		out = append(out, screen.Apps(apps, s)...)
 		if len(deploys) > 0 {
 			out = append(append(out, ""), screen.Deploys(deploys, a.Now(), s)...)
 		}
 		return out
 	})
+}
+
+// stuck are all Deploys that are stuck, however old: nothing else needs somebody more.
+func (a *app) stuck(ctx context.Context, c *client.Client, newest []deploy.View) ([]deploy.View, error) {
+	if len(newest) == recentDeploys {
+		var err error
+		if newest, err = c.Deploys(ctx, "", allDeploys); err != nil {
+			return nil, err
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(newest), func(v deploy.View) bool { return v.State != deploy.Stuck }), nil
 }
 
 func (a *app) statusApp(ctx context.Context, c *client.Client, name string) error {

@@ -15,10 +15,6 @@ func Behind(h HostReports, app, id string, committed *lbagentv1.CommittedSection
 	if report.GetVersion().GetTxn() != committed.GetVersion().GetTxn() {
 		return "it does not hold the committed version yet"
 	}
-	// What was inserted since is a part of the undo: a Host that prepared without it could be left with nothing to go back to.
-	if CompareVersions(report.GetVersion(), committed.GetVersion()) < 0 {
-		return "it lacks an amendment"
-	}
 	if committed == nil {
 		return Disagreement(h, app, nil)
 	}

@@ -2,6 +2,7 @@ package screen
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cutover/cutover/orchestrator/api/wire"
@@ -78,6 +79,41 @@ func serves(list []deploy.ServesView, s Style) []string {
 		}
 	}
 	return out
+}
+
+// StuckDeploys are the Deploys that are stuck, each with its Hosts, and an empty line behind.
+func StuckDeploys(deploys []deploy.View, s Style) []string {
+	var out []string
+	for _, v := range deploys {
+		out = append(out, s.bad("STUCK")+" "+Header(v, s))
+		if len(v.Stuck) == 0 {
+			reason, _ := firstLine(v.Reason)
+			out = append(out, "  "+reason)
+		}
+		out = append(out, Stuck(v, s)...)
+		if v.NextCommand != "" {
+			out = append(out, "  next: "+Clean(v.NextCommand))
+		}
+		out = append(out, "")
+	}
+	return out
+}
+
+// needFirst puts the Hosts that need somebody at the top.
+func needFirst(hosts []wire.Host) []wire.Host {
+	rank := func(h wire.Host) int {
+		switch {
+		case len(h.OpenTxns) > 0 && len(h.Problems) > 0:
+			return 0
+		case len(h.Problems) > 0 || !h.Connected:
+			return 1
+		default:
+			return 2
+		}
+	}
+	hosts = slices.Clone(hosts)
+	slices.SortStableFunc(hosts, func(a, b wire.Host) int { return rank(a) - rank(b) })
+	return hosts
 }
 
 // Stuck is why a Deploy cannot be undone, Host by Host.

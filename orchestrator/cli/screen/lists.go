@@ -123,7 +123,7 @@ func LBHosts(hosts []wire.Host, now time.Time, s Style) []string {
 	}
 	t := table{head: []string{"HOST", "GROUP", "PROXY", "VERSION", "PROXY PID", "AGENT", "LAST SEEN", "MEMBERSHIP", "SECTIONS", "DRIFT", "OPEN"}}
 	var notes []string
-	for _, h := range hosts {
+	for _, h := range needFirst(hosts) {
 		agent := s.good("connected")
 		if !h.Connected {
 			agent = s.bad("away")

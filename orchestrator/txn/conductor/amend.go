@@ -117,9 +117,6 @@ func (c *Conductor) amend(a txn.Amendment) error {
 		a.Deadline = time.Now().Add(insertPatience)
 	}
 	m := newAmendment(a, view.Hosts)
-	if s := c.sections[m.key()]; s != nil {
-		m.record.Base = s.version().GetTxn()
-	}
 	c.amends[a.ID] = m
 	if m.remove != nil {
 		c.noteDead(m)
@@ -266,11 +263,6 @@ func (c *Conductor) insertGranted(a *amendment) {
 	now := c.sections[a.key()]
 	if now == nil || now.committed.GetRemoved() {
 		c.giveUp(a, "the app has no committed section in the group")
-		return
-	}
-	// It waited for a transaction that committed: a task of what that replaced must not come in behind it (ALL-OR-OLD).
-	if base := a.record.Base; base != 0 && base != now.version().GetTxn() {
-		c.giveUp(a, "the app has moved on: another transaction is committed since")
 		return
 	}
 	c.applyInsert(a)

@@ -224,8 +224,6 @@ type amendRecord struct {
 	Actor    string    `json:"actor"`
 	Reason   string    `json:"reason"`
 	Deadline time.Time `json:"deadline"`
-	// Base is the committed transaction of the Section that the inserts are meant for; 0: not known.
-	Base uint64 `json:"base,omitempty"`
 	// Undo is the transaction whose Abort carries the inserts.
 	Undo string `json:"undo,omitempty"`
 	// Applied: the committed Section holds the inserts. Undone: it held them and does not any longer. Retired are the
