@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -163,7 +164,7 @@ func testForeignHandsLeftAlone(t *testing.T, h Harness) {
 					found, differs, err := r.seen(s)
 					if now := fmt.Sprintf("%t %+v", differs, found); err != nil || now != first {
 						first = now
-						return fmt.Errorf("%s, %v", now, err)
+						return errors.Join(errors.New(now), err)
 					}
 				}
 				return nil

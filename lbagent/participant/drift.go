@@ -80,11 +80,11 @@ type Mended struct{ Err error }
 // Mend asks the driver to put right what a Survey found.
 type Mend struct{}
 
-// Noticed and Repaired tell of a Drift once, for logs and metrics.
-type (
-	Noticed  struct{ Drift Drift }
-	Repaired struct{ Drift Drift }
-)
+// Noticed tells of a Drift once, for logs and metrics.
+type Noticed struct{ Drift Drift }
+
+// Repaired tells once that a Drift is gone.
+type Repaired struct{ Drift Drift }
 
 func (Surveyed) event()  {}
 func (Mended) event()    {}
