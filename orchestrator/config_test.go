@@ -1,7 +1,11 @@
 package orchestrator_test
 
 import (
+	"io"
+	"log"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,5 +80,47 @@ func TestSharedConfig(t *testing.T) {
 	}
 	if _, err := orchestrator.ServeTLS(lan, ""); err == nil || !strings.Contains(err.Error(), "10.0.0.1:7480") {
 		t.Errorf("without TLS: %v", err)
+	}
+}
+
+// A follower recognises the leader by a certificate of the role orchestrator, and nobody else's: tokens travel there.
+func TestFollowersRecogniseOrchestrators(t *testing.T) {
+	dir := t.TempDir()
+	ca, err := pki.OpenAuthority(filepath.Join(dir, "ca"), "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	follower := filepath.Join(dir, "follower")
+	if err := ca.Issue(follower, "orchestrator", "b", net.IPv4(10, 0, 0, 2)); err != nil {
+		t.Fatal(err)
+	}
+	conf := orchestrator.SharedConfig{Store: "redis://127.0.0.1:6379", Consul: "http://127.0.0.1:8500", Env: func(string) string { return "" }}
+	shared, err := conf.Load("main", &net.TCPAddr{IP: net.IPv4(10, 0, 0, 2), Port: 7480}, follower)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for role, want := range map[string]bool{"orchestrator": true, "lbagent": false} {
+		own := filepath.Join(dir, role)
+		if err := ca.Issue(own, role, "a", net.IPv4(127, 0, 0, 1)); err != nil {
+			t.Fatal(err)
+		}
+		serve, err := orchestrator.ServeTLS(&net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 7480}, own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		server.Config.ErrorLog = log.New(io.Discard, "", 0)
+		server.TLS = serve
+		server.StartTLS()
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: shared.TLS}}
+		resp, err := client.Get(strings.Replace(server.URL, "http:", "https:", 1))
+		if err == nil {
+			resp.Body.Close()
+		}
+		if (err == nil) != want {
+			t.Errorf("a server with the certificate of an %s: %v", role, err)
+		}
+		client.CloseIdleConnections()
+		server.Close()
 	}
 }
