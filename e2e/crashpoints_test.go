@@ -88,7 +88,7 @@ type crashDrill struct {
 
 func (d *crashDrill) spec(version string) specFile {
 	s := shop(version, "--ill-file", filepath.Join(d.dir, "ill-")+"$PORT0")
-	s.Instances, s.Deadline, s.Drain, s.Interval = 2, 30*time.Second, 4*time.Second, 100*time.Millisecond
+	s.Instances, s.Deadline, s.Drain, s.Interval = 2, 60*time.Second, 4*time.Second, 100*time.Millisecond
 	return s
 }
 

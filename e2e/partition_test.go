@@ -115,7 +115,7 @@ func (d *crashDrill) partition(m moment, host string, network *netfault.Proxy, m
 	d.version++
 	version := fmt.Sprintf("v%d", d.version)
 	s := d.spec(version)
-	s.Deadline = 6 * time.Second
+	s.Deadline = 8 * time.Second
 	what := fmt.Sprintf("%s: %s %s, deploy %s", m.name, host, mode, version)
 	id := d.cli("deploy", "-f", d.cluster.spec(s), "-o", "json", "--detach").must(d.t, 0).View.DeployID
 	d.eventually(what+": the moment has come", hold.reached)

@@ -218,10 +218,15 @@ func (s *script) commits(x scripted) {
 		}
 		return resp.Msg.GetRefusal(), nil
 	})
+	s.took(x)
+	s.did["committed"]++
+}
+
+// took notes that the transaction is committed.
+func (s *script) took(x scripted) {
 	for _, c := range x.changes {
 		s.committed[c.GetApp()] = &lbagentv1.CommittedSection{Section: c.GetTarget(), Version: &lbagentv1.Version{Txn: x.order}, Removed: c.GetTarget() == nil}
 	}
-	s.did["committed"]++
 }
 
 // ways are how far a transaction gets before it is aborted.
