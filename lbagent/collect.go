@@ -25,10 +25,11 @@ func (s service) Collect(ctx context.Context, req *connect.Request[lbagentv1.Col
 	if err != nil {
 		return nil, err
 	}
+	out := &lbagentv1.CollectResponse{Answer: &lbagentv1.CollectResponse_Collected_{Collected: &lbagentv1.CollectResponse_Collected{}}}
 	if ans.Refusal != nil {
-		return connect.NewResponse(&lbagentv1.CollectResponse{Answer: &lbagentv1.CollectResponse_Refusal{Refusal: s.refusal(ans.Refusal)}}), nil
+		out.Answer = &lbagentv1.CollectResponse_Refusal{Refusal: s.refusal(ans.Refusal)}
 	}
-	return connect.NewResponse(&lbagentv1.CollectResponse{Answer: &lbagentv1.CollectResponse_Collected_{Collected: &lbagentv1.CollectResponse_Collected{}}}), nil
+	return connect.NewResponse(out), nil
 }
 
 // reload carries out a Collect.
