@@ -59,6 +59,9 @@ func Event(e deploy.Event, started time.Time, s Style) string {
 	default:
 		text = msg
 	}
+	if e.View != nil && len(e.View.Apps) > 0 {
+		text = Clean(e.App) + ": " + text
+	}
 	return fmt.Sprintf("%9s  %-4s  %s", "+"+Duration(e.At.Sub(started)), Clean(e.Type), text)
 }
 

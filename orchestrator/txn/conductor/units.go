@@ -261,8 +261,6 @@ func (c *Conductor) grantTogether(g txn.Grant) {
 	for _, o := range ready {
 		maps.Copy(m.dead, o.dead)
 	}
-	m.state.Deadline = txn.RoundDeadline(len(units), m.state.Deadline, time.Now())
-	m.record.Deadline = m.state.Deadline
 	c.log.Info("transactions are merged", "txn", m.id(), "units", len(units), "proposals", len(m.parts()))
 	if cause != txn.CauseNone {
 		c.step(m, txn.AbortAsked{Cause: cause, Reason: reason})

@@ -379,3 +379,26 @@ func TestHundredAppsAtOnce(t *testing.T) {
 		t.Logf("100 transactions on 4 hosts: %v", time.Since(start))
 	}
 }
+
+// Each round of a merged transaction has its share of the time, once.
+func TestTheTimeOfARound(t *testing.T) {
+	cl, release := newReloading(t, "lb1")
+	ids := cl.queue(4)
+	free := hold(cl.hosts["lb1"], "commit") // its record stays until every Host was told
+	release()
+	for _, id := range ids {
+		cl.heard.end(t, id, txn.Committed)
+	}
+	records, err := cl.store.List(t.Context(), prefixTxn+jointPrefix, "", 10)
+	if err != nil || len(records) != 1 {
+		t.Fatalf("%d open records, %v", len(records), err)
+	}
+	var rec txnRecord
+	if err := decode(records[0].Key, records[0].Value, &rec); err != nil {
+		t.Fatal(err)
+	}
+	if share := patience / 4; time.Until(rec.Deadline) < share-patience/10 || time.Until(rec.Deadline) > share {
+		t.Errorf("4 units with %v get a round of %v, want about %v", patience, time.Until(rec.Deadline), share)
+	}
+	free()
+}
