@@ -38,6 +38,12 @@ func (s *handler) enter(ctx context.Context, call, id string, fence *lbagentv1.F
 	}
 	h.calls[call]++
 	h.log = append(h.log, call+" "+id)
+	if h.slow[call] {
+		h.mu.Unlock()
+		<-ctx.Done()
+		h.mu.Lock()
+		return nil, ctx.Err()
+	}
 	if fence.GetEpoch() < h.epoch {
 		return &lbagentv1.Refusal{Reason: lbagentv1.RefusalReason_REFUSAL_REASON_STALE_EPOCH, MaxEpoch: h.epoch}, nil
 	}

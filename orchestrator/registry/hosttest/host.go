@@ -36,6 +36,7 @@ type Host struct {
 	outcomes map[string]bool // true: committed
 	bend     map[string]func(n int) *lbagentv1.Refusal
 	guilty   map[string]guilt // by App
+	slow     map[string]bool  // calls that are not answered before their sender gives up
 	calls    map[string]int
 	log      []string
 	lie      bool
@@ -73,7 +74,7 @@ func Start(t testing.TB, name, group string) *Host {
 	h := &Host{
 		Name: name, Group: group, pid: 1000, thawed: make(chan struct{}), changed: make(chan struct{}),
 		sections: map[string]*section{}, open: map[string]*openTxn{}, outcomes: map[string]bool{},
-		bend: map[string]func(int) *lbagentv1.Refusal{}, guilty: map[string]guilt{}, calls: map[string]int{},
+		bend: map[string]func(int) *lbagentv1.Refusal{}, guilty: map[string]guilt{}, slow: map[string]bool{}, calls: map[string]int{},
 	}
 	close(h.thawed)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -175,6 +176,13 @@ func (h *Host) Blame(app, call string, named bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.guilty[app] = guilt{call: call, named: named}
+}
+
+// Slow makes the Host take a call from now on and not answer it until its sender gives it up.
+func (h *Host) Slow(call string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.slow[call] = true
 }
 
 // blame is the refusal of a call because of one of the changes, or nil. h.mu must be held.

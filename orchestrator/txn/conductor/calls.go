@@ -35,17 +35,21 @@ type reply struct {
 func (c *Conductor) spawn(h *host, what string, timeout time.Duration, call func(context.Context) reply, then func(reply)) (cancel context.CancelFunc) {
 	ctx, stop := context.WithTimeout(c.ctx, timeout)
 	given := false // owned by the owner
+	slots := h.slots
+	if what == txn.CallPrepare.String() || what == "amend" {
+		slots = h.warming
+	}
 	c.work.Go(func() {
 		defer stop()
 		r := reply{sentAt: time.Now()}
 		select {
-		case h.slots <- struct{}{}:
+		case slots <- struct{}{}:
 			sent := time.Now() // Before the request leaves: freshness is counted from here.
 			crashpoint.At("before-send-" + what)
 			r = call(ctx)
 			crashpoint.At("after-send-" + what)
 			r.sentAt = sent
-			<-h.slots
+			<-slots
 		case <-ctx.Done():
 			r.err = fmt.Errorf("%d calls to the host are waiting: %w", callsPerHost, ctx.Err())
 		}

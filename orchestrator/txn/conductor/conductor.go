@@ -62,7 +62,7 @@ type Options struct {
 // transaction for as long as it takes.
 const fullSweep = 10
 
-// callsPerHost bounds the calls on their way to one Host; queueLength the events that wait for the owner.
+// callsPerHost bounds the calls of each sort on their way to one Host; queueLength the events that wait for the owner.
 const (
 	callsPerHost = 64
 	queueLength  = 1024
@@ -111,15 +111,17 @@ type section struct {
 
 // host is what the owner knows of one Host.
 type host struct {
-	link    *registry.Link
-	group   string
-	name    string
-	slots   chan struct{} // bounds its calls
-	up      bool
-	downAt  time.Time // since when it is not up
-	state   *lbagentv1.HostState
-	sentAt  time.Time // when the newest state was sent, by the Host's clock
-	reports txn.HostReports
+	link  *registry.Link
+	group string
+	name  string
+	// slots bounds its calls; warming those that take as long as an App needs to be warm, so that none of them is in the way of
+	// an Abort (ROLLBACK-IS-FREE).
+	slots, warming chan struct{}
+	up             bool
+	downAt         time.Time // since when it is not up
+	state          *lbagentv1.HostState
+	sentAt         time.Time // when the newest state was sent, by the Host's clock
+	reports        txn.HostReports
 	// standing in its Group. directing: an order about its traffic is on its way; directAt: not before.
 	standing  registry.Standing
 	directing bool

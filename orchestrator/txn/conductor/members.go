@@ -187,7 +187,7 @@ func (c *Conductor) addHost(l *registry.Link) *host {
 	d := l.Host()
 	m, _ := c.reg.Member(d.Name)
 	h := &host{
-		link: l, group: d.Group, name: d.Name, standing: m.Standing, slots: make(chan struct{}, callsPerHost),
+		link: l, group: d.Group, name: d.Name, standing: m.Standing, slots: make(chan struct{}, callsPerHost), warming: make(chan struct{}, callsPerHost),
 		downAt:  time.Now(),
 		inDoubt: map[string]*settling{}, suspects: map[string]bool{},
 	}
