@@ -538,3 +538,14 @@ func TestExitCodes(t *testing.T) {
 		}
 	}
 }
+
+// A Deploy that a Host did not prove never says that every Host did.
+func TestUnprovenHostsAreNamed(t *testing.T) {
+	hosts := []HostView{{Name: "lb1", Vote: VoteVerified}, {Name: "lb2", Vote: VoteNone, Standing: StandingUnproven}}
+	if got := proved(hosts[:1]); got != "every host proved it" {
+		t.Error(got)
+	}
+	if got := proved(hosts); !strings.Contains(got, "but lb2 (unproven") {
+		t.Error(got)
+	}
+}

@@ -1,6 +1,9 @@
 package deploy
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // This file is the machine's side of the transaction: what the coordinator's reports do.
 
@@ -85,7 +88,7 @@ func (r *run) committed(in TxnChanged) {
 		r.d.CommittedAt = r.now
 	}
 	r.d.FinishedAt = r.d.CommittedAt
-	why := "every host proved it"
+	why := proved(in.Hosts)
 	if len(r.d.Policy.Groups) == 0 {
 		why = r.groupless()
 	}
@@ -219,7 +222,7 @@ func (r *run) drained() {
 		return
 	}
 	r.d.Next = ""
-	r.say(CodeCommitted, "every host proved it, and drained what it replaced")
+	r.say(CodeCommitted, proved(r.d.Hosts)+", and drained what it replaced")
 	if len(r.d.Policy.Groups) == 0 {
 		r.say(CodeCommitted, r.groupless())
 	}
@@ -227,4 +230,18 @@ func (r *run) drained() {
 	if r.d.OldGone {
 		r.to(StepDone, "every old task has ended")
 	}
+}
+
+// proved says which Hosts proved the Commit: one that was missing, as its Group's policy permits, proved nothing.
+func proved(hosts []HostView) string {
+	var missing []string
+	for _, h := range hosts {
+		if h.Standing == StandingUnproven {
+			missing = append(missing, h.Name)
+		}
+	}
+	if len(missing) == 0 {
+		return "every host proved it"
+	}
+	return "every host proved it but " + strings.Join(missing, ", ") + " (unproven: missing, as its group's policy permits)"
 }
