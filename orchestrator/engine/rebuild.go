@@ -140,7 +140,7 @@ func (s *state) rebuildCommit(l logged, r *repair, now time.Time) error {
 	r.app = true
 	from := a.Committed
 	a.Kind = cmp.Or(sp.Kind, a.Kind)
-	a.LastSpec = max(a.LastSpec, l.note.Spec)
+	a.LastSpec = max(a.LastSpec, l.note.Spec, l.note.LastSpec)
 	a.Stopped, a.Committed = stopped, l.note.Spec
 	if stopped {
 		a.Committed = 0

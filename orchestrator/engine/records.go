@@ -152,12 +152,14 @@ type idemRecord struct {
 
 // commitNote is kept in the Commit record: what a decision was about, readable without the engine's other records.
 type commitNote struct {
-	Deploy string          `json:"deploy"`
-	Kind   deploy.Kind     `json:"kind"`
-	App    string          `json:"app"`
-	Spec   uint64          `json:"spec"`
-	Source json.RawMessage `json:"spec_source,omitempty"`
-	Tasks  []commitTask    `json:"tasks,omitempty"`
+	Deploy string      `json:"deploy"`
+	Kind   deploy.Kind `json:"kind"`
+	App    string      `json:"app"`
+	Spec   uint64      `json:"spec"`
+	// LastSpec is the highest revision that the App had given out: none is given out twice.
+	LastSpec uint64          `json:"last_spec,omitempty"`
+	Source   json.RawMessage `json:"spec_source,omitempty"`
+	Tasks    []commitTask    `json:"tasks,omitempty"`
 }
 
 type commitTask struct {

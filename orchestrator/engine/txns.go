@@ -209,7 +209,7 @@ func (e *Engine) proposal(d *deployRecord) (txn.Proposal, error) {
 	if p.Reason == "" {
 		p.Reason = fmt.Sprintf("%s of %s to spec %d", d.Kind, d.App, d.Spec)
 	}
-	note := commitNote{Deploy: d.ID, Kind: d.Kind, App: d.App, Spec: d.Spec}
+	note := commitNote{Deploy: d.ID, Kind: d.Kind, App: d.App, Spec: d.Spec, LastSpec: e.s.apps[d.App].LastSpec}
 	sp, ok := e.s.specs.get(d.App, d.Spec)
 	switch {
 	case d.Kind == deploy.KindStop:
