@@ -1033,8 +1033,9 @@ func (l *leader) hostKey(k *keyBuilder, i int) {
 	for _, o := range l.txns {
 		h := o.host(i)
 		k.num(uint64(h.Vote), uint64(h.Call), uint64(h.PID), uint64(h.SeenPID+1))
-		k.flags(h.SentPrepare, h.SentActivate, h.Done, h.Connected, h.CaughtUp, h.Unproven, h.Excluded, h.Reason != "")
-		k.at(h.AwaySince, h.RetryAt, h.FreshAt, h.NotBefore)
+		k.flags(h.SentPrepare, h.SentActivate, h.Done, h.Connected, h.CaughtUp, h.Unproven, h.Excluded, h.Unrestored != nil, h.Reason != "")
+		k.text(string(h.Trouble))
+		k.at(h.AwaySince, h.RetryAt, h.FreshAt, h.NotBefore, h.DownSince)
 		k.flags(o.heard[i].verified.IsZero(), o.heard[i].lapsed.IsZero())
 		k.localAt(h.ReadAt, h.SeenAt)
 	}

@@ -106,7 +106,7 @@ func (k *keyWriter) ups(kind byte, ups []Upstream) {
 func (k *keyWriter) section(s *SectionState) {
 	k.word(s.App)
 	k.num(s.Version.Txn, s.Version.Amendments, s.Passed, uint64(len(s.Committed.Routes)))
-	k.flags(s.Removed, s.Unsettled, s.Stray)
+	k.flags(s.Removed, s.Unsettled, s.Stray, s.Died)
 	k.ups('c', s.Committed.Upstreams)
 	for _, d := range s.Draining {
 		k.word(d.Upstream.Name)
