@@ -71,8 +71,9 @@ func (s *Store) try(life context.Context, args []any) (rev store.Revision, again
 			return 0, false, s.nothing(err)
 		case passing:
 			return 0, true, err
+		default:
+			return s.settle(life, nonce, since, err)
 		}
-		return s.settle(life, nonce, since, err)
 	}
 	switch text(reply, 0) {
 	case "ok":
