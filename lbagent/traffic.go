@@ -46,11 +46,11 @@ func (s service) SetTraffic(ctx context.Context, req *connect.Request[lbagentv1.
 	if err != nil {
 		return nil, err
 	}
+	out := &lbagentv1.SetTrafficResponse{Answer: &lbagentv1.SetTrafficResponse_Traffic{Traffic: s.a.traffic(s.a.state.Load())}}
 	if ans.Refusal != nil {
-		return connect.NewResponse(&lbagentv1.SetTrafficResponse{Answer: &lbagentv1.SetTrafficResponse_Refusal{Refusal: s.refusal(ans.Refusal)}}), nil
+		out.Answer = &lbagentv1.SetTrafficResponse_Refusal{Refusal: s.refusal(ans.Refusal)}
 	}
-	return connect.NewResponse(&lbagentv1.SetTrafficResponse{Answer: &lbagentv1.SetTrafficResponse_Traffic{
-		Traffic: s.a.traffic(s.a.state.Load())}}), nil
+	return connect.NewResponse(out), nil
 }
 
 // traffic describes whether the Host gets traffic.

@@ -109,28 +109,25 @@ func (a *app) changeHost(ctx context.Context, f *hostFlags, name string, ask fun
 			}
 			return &ExitError{Code: deploy.ExitTimeout}
 		}
-		if host, err = a.host(waiting, c, name, host); err != nil {
+		if host, err = a.host(ctx, c, name); err != nil {
 			return err
 		}
 	}
 	return a.answer(host, func(s screen.Style) []string { return screen.LBHost(host, s) })
 }
 
-// host looks at a Host again; the last look stands if it cannot be asked for before the time is over.
-func (a *app) host(ctx context.Context, c *client.Client, name string, last wire.Host) (wire.Host, error) {
+// host looks at a Host again.
+func (a *app) host(ctx context.Context, c *client.Client, name string) (wire.Host, error) {
 	list, err := c.Hosts(ctx)
-	if ctx.Err() != nil {
-		return last, nil
-	}
 	if err != nil {
-		return last, err
+		return wire.Host{}, err
 	}
 	for _, h := range list {
 		if h.Name == name {
 			return h, nil
 		}
 	}
-	return last, &deploy.Refusal{Kind: deploy.RefusedNotFound, Detail: fmt.Sprintf("host %q is there no longer", name)}
+	return wire.Host{}, &deploy.Refusal{Kind: deploy.RefusedNotFound, Detail: fmt.Sprintf("host %q is there no longer", name)}
 }
 
 func isLocked(err error) bool {
@@ -163,23 +160,21 @@ func becomeMember(h wire.Host) string {
 }
 
 // becomeQuiet says what a drained Host lacks to be proven out of traffic.
-func becomeQuiet(now func() time.Time) func(wire.Host) string {
-	return func(h wire.Host) string {
-		t := h.Traffic
-		switch {
-		case !h.Connected || t == nil:
-			return "it does not answer: its lbagent must run to turn its readiness red"
-		case t.Ordered != "out" || t.Ready:
-			return "its readiness turns red"
-		case !t.Counted:
-			return "its client connections are not counted yet"
-		case t.Sessions > 0:
-			return fmt.Sprintf("readiness is red, %d client connections are left", t.Sessions)
-		case t.QuietSince == nil || now().Sub(*t.QuietSince) < quietFor:
-			return "readiness is red, no client connection is left; it has to stay so for " + quietFor.String()
-		}
-		return ""
+func becomeQuiet(h wire.Host) string {
+	t := h.Traffic
+	switch {
+	case !h.Connected || t == nil:
+		return "it does not answer: its lbagent must run to turn its readiness red"
+	case t.Ordered != "out" || t.Ready:
+		return "its readiness turns red"
+	case !t.Counted:
+		return "its client connections are not counted yet"
+	case t.Sessions > 0:
+		return fmt.Sprintf("readiness is red, %d client connections are left", t.Sessions)
+	case t.QuietSeconds < quietFor.Seconds():
+		return "readiness is red, no client connection is left; it has to stay so for " + quietFor.String()
 	}
+	return ""
 }
 
 func (a *app) lbAdmitCommand() *cobra.Command {
@@ -232,7 +227,7 @@ func (a *app) lbDrainCommand() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return a.changeHost(cmd.Context(), f, args[0], func(ctx context.Context, c *client.Client, change client.Change) (wire.Host, error) {
 			return c.DrainHost(ctx, args[0], f.sure, change)
-		}, becomeQuiet(a.Now))
+		}, becomeQuiet)
 	}
 	return cmd
 }
@@ -285,13 +280,10 @@ func (a *app) lbResolveCommand() *cobra.Command {
 	cmd.RunE = a.read(conn, func(ctx context.Context, c *client.Client, args []string) error {
 		waiting, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
-		r, err := c.Resolve(waiting, args[0], client.Change{})
+		// One request takes a few seconds at most; the last one is heard out.
+		r, err := c.Resolve(ctx, args[0], client.Change{})
 		for err == nil && !r.Resolved && pause(waiting, hostEvery) {
-			next, again := c.Resolve(waiting, args[0], client.Change{})
-			if waiting.Err() != nil {
-				break
-			}
-			r, err = next, again
+			r, err = c.Resolve(ctx, args[0], client.Change{})
 		}
 		if err != nil {
 			return err

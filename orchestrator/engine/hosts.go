@@ -18,8 +18,8 @@ import (
 
 // This file is the half of the API's Service that is about Hosts: who is a member, and what is stuck there.
 
-// resolvePatience is how long a Host has to settle what it was told again, within the patience of one request.
-const resolvePatience = 15 * time.Second
+// resolvePatience is how long a Host has to settle what it was told again, within one request; asked again, it has it again.
+const resolvePatience = 3 * time.Second
 
 // waitPatience is how long a change of membership waits for undecided transactions within one request; asked again, it
 // waits again.
@@ -202,14 +202,14 @@ var trafficOrders = map[lbagentv1.TrafficOrder]string{
 	lbagentv1.TrafficOrder_TRAFFIC_ORDER_OUT: "out",
 }
 
-func trafficInfo(t *lbagentv1.Traffic) *wire.Traffic {
+func trafficInfo(t *lbagentv1.Traffic, sentAt time.Time) *wire.Traffic {
 	if t == nil {
 		return nil
 	}
 	out := &wire.Traffic{Ordered: trafficOrders[t.GetOrder()], Ready: t.GetReady(), Reasons: t.GetReasons(), Counted: t.GetCounted(), Sessions: t.GetSessions()}
 	if at := t.GetQuietSince(); at != nil {
 		since := at.AsTime()
-		out.QuietSince = &since
+		out.QuietSince, out.QuietSeconds = &since, sentAt.Sub(since).Seconds()
 	}
 	return out
 }

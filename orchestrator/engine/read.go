@@ -300,7 +300,7 @@ func (e *Engine) Hosts(ctx context.Context) ([]api.Host, error) {
 
 func hostInfo(h txn.HostInfo) api.Host {
 	out := api.Host{
-		Name: h.Name, Group: h.Group, AgentURL: h.AgentURL, Connected: h.Connected, Membership: membershipInfo(h.Membership), Traffic: trafficInfo(h.State.GetTraffic()), OpenTxns: []string{}, Problems: []string{}, Limits: []string{},
+		Name: h.Name, Group: h.Group, AgentURL: h.AgentURL, Connected: h.Connected, Membership: membershipInfo(h.Membership), Traffic: trafficInfo(h.State.GetTraffic(), h.SentAt), OpenTxns: []string{}, Problems: []string{}, Limits: []string{},
 	}
 	if !h.LastSeen.IsZero() {
 		at := h.LastSeen

@@ -112,6 +112,7 @@ func admit(ask txn.MemberAsk, old *Membership) (Membership, bool, error) {
 // change decides about a Host that is known.
 func change(ask txn.MemberAsk, m Membership, seen Seen) (Membership, bool, error) {
 	switch ask.Verb {
+	case txn.Admit: // admit decides
 	case txn.Exclude, txn.Remove:
 		to := map[txn.MemberVerb]Standing{txn.Exclude: Excluded, txn.Remove: Removed}[ask.Verb]
 		switch {

@@ -44,6 +44,7 @@ type Link struct {
 	lastError string
 	trouble   txn.Trouble
 	state     *lbagentv1.HostState
+	sentAt    time.Time
 	sections  map[string]*lbagentv1.SectionReport
 }
 
@@ -95,6 +96,7 @@ type Info struct {
 	Problem  string
 	LastSeen time.Time
 	State    *lbagentv1.HostState       // nil if never seen; shared, read only
+	SentAt   time.Time                  // of State, by the Host's clock
 	Sections []*lbagentv1.SectionReport // sorted by App; shared, read only
 }
 
@@ -102,7 +104,7 @@ type Info struct {
 func (l *Link) Info() Info {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	info := Info{Host: l.host, Connected: l.connected, LastSeen: l.lastSeen, State: l.state, Trouble: l.trouble}
+	info := Info{Host: l.host, Connected: l.connected, LastSeen: l.lastSeen, State: l.state, SentAt: l.sentAt, Trouble: l.trouble}
 	for _, app := range slices.Sorted(maps.Keys(l.sections)) {
 		info.Sections = append(info.Sections, l.sections[app])
 	}
@@ -233,7 +235,7 @@ func (l *Link) note(msg *lbagentv1.WatchResponse, first bool) {
 	defer l.mu.Unlock()
 	l.connected, l.lastError, l.trouble, l.lastSeen = true, "", txn.TroubleNone, time.Now()
 	if msg.GetHost() != nil {
-		l.state = msg.GetHost()
+		l.state, l.sentAt = msg.GetHost(), msg.GetSentAt().AsTime()
 	}
 	if first || msg.GetComplete() {
 		l.sections = map[string]*lbagentv1.SectionReport{}

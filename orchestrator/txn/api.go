@@ -152,6 +152,7 @@ type HostInfo struct {
 	Problem  string
 	LastSeen time.Time
 	State    *lbagentv1.HostState // nil if never seen
+	SentAt   time.Time            // of State, by the Host's clock
 	Sections []*lbagentv1.SectionReport
 	// Membership is where the Host stands in its Group.
 	Membership Membership

@@ -6,7 +6,7 @@ import (
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
 
-// Undecided: neither the Commit record nor an abort exists yet.
+// Undecided says that neither the Commit record nor an abort exists yet.
 func (s State) Undecided() bool {
 	switch s.Phase {
 	case Waiting, Preparing, Activating, Deciding:

@@ -28,6 +28,8 @@ type Traffic struct {
 	Counted    bool       `json:"counted" doc:"client connections are counted while the Host is to be out of traffic"`
 	Sessions   uint32     `json:"sessions"`
 	QuietSince *time.Time `json:"quiet_since,omitempty" doc:"since when there has been no client connection"`
+	// QuietSeconds is by the Host's own clock, to its newest report.
+	QuietSeconds float64 `json:"quiet_seconds" doc:"for how long there has been no client connection"`
 }
 
 // AdmitBody admits a Host.

@@ -359,6 +359,7 @@ func (c *Conductor) Hosts() []txn.HostInfo {
 		if l := c.reg.Link(m.Host); l != nil {
 			i := l.Info()
 			info.Connected, info.Problem, info.LastSeen, info.State, info.Sections = i.Connected, i.Problem, i.LastSeen, i.State, i.Sections
+			info.SentAt = i.SentAt
 		} else if m.Standing == registry.Announced {
 			info.Problem = "not admitted: cutover lb admit " + m.Host
 		}

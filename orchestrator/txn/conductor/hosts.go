@@ -82,7 +82,7 @@ func (c *Conductor) HostDisconnected(_ context.Context, name string, _ string) {
 // takeReport keeps a message of the Watch stream and tells the transactions that it speaks of.
 func (c *Conductor) takeReport(h *host, msg *lbagentv1.WatchResponse) {
 	if msg.GetHost() != nil {
-		h.state, h.sentAt = msg.GetHost(), msg.GetSentAt().AsTime()
+		h.state = msg.GetHost()
 		c.directTraffic(h)
 	}
 	if msg.GetComplete() {

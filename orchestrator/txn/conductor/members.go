@@ -375,7 +375,8 @@ func (c *Conductor) decideMember(ask txn.MemberAsk) (registry.Membership, bool, 
 	}
 	seen := registry.Seen{}
 	if h := c.hosts[ask.Host]; h != nil {
-		seen.Connected, seen.Traffic, seen.SentAt = h.up, h.state.GetTraffic(), h.sentAt
+		i := h.link.Info() // what a reader of Hosts has seen counts here too
+		seen.Connected, seen.Traffic, seen.SentAt = i.Connected, i.State.GetTraffic(), i.SentAt
 	}
 	if old != nil {
 		for _, m := range c.reg.Members() {
