@@ -87,6 +87,7 @@ func (m *stepper) shows(app string, sec *SectionState) bool {
 func (s *State) Unready() []string {
 	var out []string
 	switch t := s.Durable.Traffic; t.Order {
+	case TrafficIn:
 	case TrafficOut:
 		why := "this host is to be out of traffic"
 		if t.Origin.Actor != "" {

@@ -120,7 +120,6 @@ type host struct {
 	up             bool
 	downAt         time.Time // since when it is not up
 	state          *lbagentv1.HostState
-	sentAt         time.Time // when the newest state was sent, by the Host's clock
 	reports        txn.HostReports
 	// standing in its Group. directing: an order about its traffic is on its way; directAt: not before.
 	standing  registry.Standing
