@@ -104,7 +104,8 @@ func (a *Agent) step(ctx context.Context, ev participant.Event) {
 				a.calls.answer(r.To, participant.Answer{Refusal: &participant.Refusal{Reason: participant.JournalBroken, Message: err.Error()}})
 			}
 		}
-		next, effects = participant.Step(next, participant.JournalFailed{Err: err}, time.Now())
+		// Nor is it reported: what this Host says that it holds is what its journal holds.
+		next, effects = participant.Step(*a.state.Load(), participant.JournalFailed{Err: err}, time.Now())
 		for _, w := range a.work {
 			w.cancel()
 		}

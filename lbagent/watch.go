@@ -135,6 +135,10 @@ func (s service) Watch(ctx context.Context, req *connect.Request[lbagentv1.Watch
 			case <-ctx.Done():
 				return ctx.Err()
 			}
+			select { // what is sent now is a heartbeat too
+			case <-beat.C:
+			default:
+			}
 		}
 		apps, epoch := w.take()
 		if epoch > fence.Epoch {

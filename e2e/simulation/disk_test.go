@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -42,7 +43,8 @@ func (d *disk) crash() {
 	if d.dice.IntN(2) == 0 {
 		d.durable = maps.Clone(d.names)
 	}
-	for _, f := range d.durable {
+	for _, name := range slices.Sorted(maps.Keys(d.durable)) {
+		f := d.durable[name]
 		if tail := len(f.data) - f.synced; tail > 0 {
 			keep := d.dice.IntN(tail + 1)
 			f.data = bytes.Clone(f.data[:f.synced+keep])

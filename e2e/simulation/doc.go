@@ -5,7 +5,8 @@
 // One seed decides everything that chance decides: what is deployed and when, how long a message or a disk takes, what is
 // lost, sent twice or torn, who crashes and when. Every delivery has an instant of its own on the bubble's clock
 // (testing/synctest), and its delay is drawn from the seed and the message, not from the order in which goroutines came
-// to send: so a seed replays exactly, and a failing one is a test.
+// to send: so a seed tells the same story again, and a failing one is a test. What is left to chance is which of several
+// ready cases a select takes, and the order in which a map is walked; now and then a replay needs a second try for it.
 //
 // What holds, checked at every step or at the end of a run:
 //   - ALL-OR-OLD: at the moment of the Commit record every Host of the view routes to every upstream of the target and

@@ -160,7 +160,7 @@ func (e *exchange) Flush() { e.ship(nil) }
 func (e *exchange) finish() {
 	e.WriteHeader(http.StatusOK)
 	if e.gone.Err() != nil && e.ctx.Err() == nil { // the process died: the kernel resets the connection
-		e.l.w.after(time.Millisecond, "reset "+e.what, func() {
+		e.l.w.after(between(e.l.w.chance("reset "+e.what), time.Microsecond, time.Millisecond), "reset "+e.what, func() {
 			e.fail(syscall.ECONNRESET)
 			e.arrive(nil, syscall.ECONNRESET)
 		})

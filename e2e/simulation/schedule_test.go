@@ -20,6 +20,8 @@ type schedule struct {
 	steps  int
 	digest uint64
 	log    []string
+	trace  []string // every step, where somebody compares them
+	traced bool
 	over   bool
 }
 
@@ -89,6 +91,9 @@ func (s *schedule) step(what string) {
 		return
 	}
 	s.steps++
+	if s.traced {
+		s.trace = append(s.trace, s.at()+" "+what)
+	}
 	h := fnv.New64a()
 	_, _ = fmt.Fprintf(h, "%d|%s|%s", s.digest, s.at(), what)
 	s.digest = h.Sum64()

@@ -248,6 +248,14 @@ func (m *mesos) pick(app string, n int) *task {
 	return m.tasks[ids[n%len(ids)]]
 }
 
+// hasEnded: it has ended for good, so it is a part of no target any more.
+func (m *mesos) hasEnded(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.tasks[id]
+	return t == nil || t.state.Terminal()
+}
+
 // running are the tasks of the App that have not ended.
 func (m *mesos) running(app string) []string {
 	m.mu.Lock()

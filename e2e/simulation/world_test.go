@@ -154,6 +154,7 @@ type commitNote struct {
 	Kind  deploy.Kind `json:"kind"`
 	Spec  uint64      `json:"spec"`
 	Tasks []struct {
+		ID       string `json:"id"`
 		Upstream string `json:"upstream"`
 	} `json:"tasks"`
 }
@@ -217,7 +218,7 @@ func (w *world) committedNow(r commitRecord, votes map[string]string) {
 			fresh := p.down || time.Since(p.started) < knowable // it restarted since it was verified
 			p.mu.Unlock()
 			for _, t := range note.Tasks {
-				if routed, _ := p.routes(r.App, t.Upstream); !routed && !fresh && note.Kind != deploy.KindStop {
+				if routed, _ := p.routes(r.App, t.Upstream); !routed && !fresh && note.Kind != deploy.KindStop && !w.mesos.hasEnded(t.ID) {
 					w.fail("ALL-OR-OLD: decision %s, and %s does not route to %s", r.ID, name, t.Upstream)
 				}
 			}

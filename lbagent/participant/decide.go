@@ -137,13 +137,18 @@ func (m *stepper) drains(app string) {
 	}
 }
 
-// release lets held upstreams drain once an upstream of the committed Section is green here.
+// release lets held upstreams drain once an upstream of the committed Section is green here, or the App was stopped or
+// scaled to zero: then nothing is meant to serve.
 func (m *stepper) release(app string, sec *SectionState, r *reading) bool {
 	if !slices.ContainsFunc(sec.Draining, func(d Draining) bool { return d.Held }) {
 		return false
 	}
+	why := "an upstream of the committed Section is green: the old ones drain"
 	if green, _ := tally(sec.Committed.Upstreams, r); green == 0 {
-		return false
+		if len(sec.Committed.Upstreams) > 0 || sec.Died {
+			return false
+		}
+		why = "nothing is committed to serve: the old ones drain"
 	}
 	next := *sec
 	next.Draining = slices.Clone(sec.Draining)
@@ -153,7 +158,7 @@ func (m *stepper) release(app string, sec *SectionState, r *reading) bool {
 		}
 	}
 	next.Unsettled = true
-	m.record(Record{Kind: KindDrain, Order: sec.Version.Txn, Note: "an upstream of the committed Section is green: the old ones drain",
+	m.record(Record{Kind: KindDrain, Order: sec.Version.Txn, Note: why,
 		Sections: []*SectionState{&next}})
 	return true
 }

@@ -80,9 +80,10 @@ func (m *stepper) install(sec *SectionState, c *Committed) *SectionState {
 	if c.Removed {
 		drain = sec.Committed.Drain
 	}
-	next.Draining = m.replaced(sec, &target, drain, len(target.Upstreams) > 0)
 	// None left at the same transaction: what Amendments took out has died.
-	next.Died = len(target.Upstreams) == 0 && c.Version.Txn == sec.Version.Txn && (sec.Died || len(sec.Committed.Upstreams) > 0)
+	next.Died = !c.Removed && len(target.Upstreams) == 0 && c.Version.Txn == sec.Version.Txn && (sec.Died || len(sec.Committed.Upstreams) > 0)
+	// What serves and is not committed stays until something committed can: it was not asked to be empty (NEVER-ZERO).
+	next.Draining = m.replaced(sec, &target, drain, len(target.Upstreams) > 0 || next.Died)
 	next.Committed = target
 	next.Version, next.Removed = c.Version, c.Removed
 	next.Drained = nil

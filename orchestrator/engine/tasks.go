@@ -183,8 +183,8 @@ func (e *Engine) Unended(ctx context.Context) ([]TaskRef, error) {
 	var out []TaskRef
 	err := e.do(ctx, func() error {
 		e.relaunch(true)
-		for _, t := range e.s.tasks {
-			if !t.ended() && t.State != Queued {
+		for _, id := range sortedKeys(e.s.tasks) {
+			if t := e.s.tasks[id]; !t.ended() && t.State != Queued {
 				out = append(out, ref(t))
 			}
 		}

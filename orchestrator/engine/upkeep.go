@@ -79,14 +79,14 @@ func (e *Engine) safety() {
 		return
 	}
 	e.s.repeated = e.batch.now
-	for _, t := range e.s.tasks {
-		if t.KillOrdered && !t.ended() {
+	for _, id := range sortedKeys(e.s.tasks) {
+		if t := e.s.tasks[id]; t.KillOrdered && !t.ended() {
 			e.sendKill(t)
 		}
 	}
 	e.askReleased(e.held())
-	for _, rec := range e.s.amends {
-		if len(rec.Remove) > 0 && e.batch.now.Sub(rec.At) > repeatAfter {
+	for _, id := range sortedKeys(e.s.amends) {
+		if rec := e.s.amends[id]; len(rec.Remove) > 0 && e.batch.now.Sub(rec.At) > repeatAfter {
 			e.sendAmend(rec)
 		}
 	}
