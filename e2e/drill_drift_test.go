@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -114,7 +116,13 @@ func (c *cluster) editOwnFile(host string) func(driftEntry) bool {
 	dir := filepath.Join(c.dir, "hosts", host, "proxy")
 	var path string
 	err := filepath.WalkDir(dir, func(p string, e os.DirEntry, err error) error {
-		if err != nil || e.IsDir() || !strings.HasSuffix(p, ".cfg") && !strings.HasSuffix(p, ".section") {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a generation that went while we looked
+		}
+		if err != nil {
+			return err
+		}
+		if e.IsDir() || !strings.HasSuffix(p, ".cfg") && !strings.HasSuffix(p, ".section") {
 			return nil
 		}
 		if text, err := os.ReadFile(p); err == nil && strings.Contains(string(text), "shop") {

@@ -150,8 +150,10 @@ func (h *storyteller) Enabled(_ context.Context, l slog.Level) bool { return l >
 
 // Handle implements slog.Handler.
 func (h *storyteller) Handle(_ context.Context, r slog.Record) error {
-	if h.alive.Err() != nil {
+	select {
+	case <-h.alive.Done():
 		return nil // what a dead process still says is nobody's story
+	default:
 	}
 	line := h.who + ": " + r.Message
 	add := func(a slog.Attr) bool {

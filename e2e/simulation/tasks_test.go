@@ -23,15 +23,14 @@ type mesos struct {
 }
 
 type task struct {
-	id, app  string
-	command  string
-	place    engine.Placement
-	addr     netip.AddrPort
-	state    engine.TaskState
-	well     bool
-	since    time.Time // well, or not, since then
-	killed   bool
-	upstream string
+	id, app string
+	command string
+	place   engine.Placement
+	addr    netip.AddrPort
+	state   engine.TaskState
+	well    bool
+	since   time.Time // well, or not, since then
+	killed  bool
 }
 
 func newMesos(w *world) *mesos {

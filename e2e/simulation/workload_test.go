@@ -59,12 +59,10 @@ func (l *workload) ask(e *engine.Engine) {
 		what, spec = l.spec(app)
 		_, err = e.Submit(ctx, []byte(spec), user)
 	case n == 20 && len(w.apps) > 1:
-		var one, two string
-		what, one = l.spec(w.apps[0])
-		app, two = w.apps[0]+" and "+w.apps[1], ""
-		what2 := ""
-		what2, two = l.spec(w.apps[1])
-		what += ", " + what2
+		app = w.apps[0] + " and " + w.apps[1]
+		first, one := l.spec(w.apps[0])
+		second, two := l.spec(w.apps[1])
+		what = first + ", " + second
 		_, err = e.Submit(ctx, []byte(one+"---\n"+two), user)
 		if err == nil {
 			w.count("locksteps")

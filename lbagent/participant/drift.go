@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -208,7 +209,8 @@ func (m *stepper) stepSurveyed(ev Surveyed) {
 		fixable = fixable || !d.Manual
 		now = append(now, d)
 	}
-	for _, d := range known {
+	for _, key := range slices.Sorted(maps.Keys(known)) {
+		d := known[key]
 		m.told(d.App)
 		if sv.tries > 0 && !d.Manual {
 			m.repairedNow(d)
