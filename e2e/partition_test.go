@@ -39,7 +39,7 @@ func (c *cluster) behind(host string) *netfault.Proxy {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	now := net.JoinHostPort(ip, strconv.Itoa(n+1))
+	now := net.JoinHostPort(ip, strconv.Itoa(n+10)) // the readiness endpoint is next to it
 	conf["listen"] = now
 	if data, err = json.Marshal(conf); err != nil {
 		c.t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -306,14 +307,21 @@ func BootstrapReload(options Options) error {
 	return finishBootstrap(o)
 }
 
-// collect removes old generations, all but the newest keep and those in use.
-func collect(p paths, keep int, used ...uint64) error {
+// maxUnknown bounds the generations that are kept while it is not known which one runs.
+const maxUnknown = 256
+
+// collect removes old generations: those before the running one (0: it is not known), but not the newest keep, and not the
+// one before the published. What is newer than the running one stays: a reload under way may be loading it.
+func collect(p paths, keep int, before, running uint64) error {
 	all, err := generations(p)
+	if running == 0 {
+		keep, running = max(keep, maxUnknown), math.MaxUint64
+	}
 	if err != nil || len(all) <= keep {
 		return err
 	}
 	for _, n := range all[:len(all)-keep] {
-		if !slices.Contains(used, n) {
+		if n < running && n != before {
 			if err := os.RemoveAll(p.generation(n)); err != nil {
 				return err
 			}

@@ -228,7 +228,7 @@ func (d *Reload) Publish(ctx context.Context, want driver.Section) error {
 	defer unlock()
 	s := sectionfile.Published(want)
 	d.mu.Lock()
-	before, prev, used := d.sections, d.published, d.cohort.generation
+	before, prev, running := d.sections, d.published, d.cohort.generation
 	d.mu.Unlock()
 	if had, ok := before[s.App]; (ok || driver.Digest(s) == "") && slices.Equal(sectionfile.File(had), sectionfile.File(s)) && d.intact(had) {
 		return nil
@@ -248,7 +248,7 @@ func (d *Reload) Publish(ctx context.Context, want driver.Section) error {
 	d.published, d.sections = next, after
 	d.keepLoaded(prev, before)
 	d.mu.Unlock()
-	if err := collect(d.p, d.o.KeepGenerations, prev, used); err != nil {
+	if err := collect(d.p, d.o.KeepGenerations, prev, running); err != nil {
 		d.log.Warn("old generations are not removed", "error", err)
 	}
 	return nil
