@@ -47,7 +47,7 @@ TXN_SEARCH_LIMIT ?= 200000
 .PHONY: soak
 soak: setup build ## for hours: random kills under load, every pair of crashes, long searches; figures and seeds
 	SOAK_DEPLOYS=$(SOAK_DEPLOYS) $(GOTEST) -v -timeout 0 -run 'TestSoak$$' ./e2e
-	DRILL_APPS=100 $(GOTEST) -v -timeout 0 -run 'TestDrillManyAppsAtOnce$$$$' ./e2e
+	DRILL_APPS=100 $(GOTEST) -v -timeout 0 -run 'TestDrillManyAppsAtOnce$$' ./e2e
 	RESTORE_TXNS=$(RESTORE_TXNS) $(GOTEST) -v -timeout 0 -run 'TestRestoreEquality$$' ./e2e
 	SIM_SEEDS=$(SIM_SEEDS) $(GOTEST) -timeout 0 -run 'TestSeeds$$' ./e2e/simulation
 	SEARCH_LIMIT=$(SEARCH_LIMIT) $(GOTEST) -v -timeout 0 -run 'TestSearch$$' ./e2e/protocol

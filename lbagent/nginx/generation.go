@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -307,21 +306,19 @@ func BootstrapReload(options Options) error {
 	return finishBootstrap(o)
 }
 
-// maxUnknown bounds the generations that are kept while it is not known which one runs.
+// maxUnknown bounds the generations that are kept because one of them may be the one that runs.
 const maxUnknown = 256
 
 // collect removes old generations: those before the running one (0: it is not known), but not the newest keep, and not the
 // one before the published. What is newer than the running one stays: a reload under way may be loading it.
 func collect(p paths, keep int, before, running uint64) error {
 	all, err := generations(p)
-	if running == 0 {
-		keep, running = max(keep, maxUnknown), math.MaxUint64
-	}
 	if err != nil || len(all) <= keep {
 		return err
 	}
-	for _, n := range all[:len(all)-keep] {
-		if n < running && n != before {
+	for i, n := range all[:len(all)-keep] {
+		old := n < running || i < len(all)-maxUnknown
+		if old && n != running && n != before {
 			if err := os.RemoveAll(p.generation(n)); err != nil {
 				return err
 			}

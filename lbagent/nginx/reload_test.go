@@ -122,11 +122,20 @@ func TestReloadKeepsGenerations(t *testing.T) {
 		}
 	}
 	names, err := filepath.Glob(filepath.Join(p.options.Dir, "gens", "gen-*"))
-	if err != nil || len(names) != 11 {
-		t.Errorf("%d generations on disk (%v), want the last 10 and the one that runs", len(names), names)
+	if err != nil || len(names) != 16 {
+		t.Errorf("%d generations on disk (%v), want the one that runs and all that a reload may be loading", len(names), names)
 	}
 	if row := p.row(t, "shop", "a-1"); row.Weight != 100 {
 		t.Errorf("the running set changed: %+v", row)
+	}
+	for _, weight := range []int{50, 60} {
+		up := a.Upstream(driver.Serving)
+		up.Weight = weight
+		p.serve(t, section("shop", up))
+	}
+	names, err = filepath.Glob(filepath.Join(p.options.Dir, "gens", "gen-*"))
+	if err != nil || len(names) > 12 {
+		t.Errorf("%d generations on disk (%v), want about the last 10", len(names), names)
 	}
 }
 
