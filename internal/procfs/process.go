@@ -10,8 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Stat is what /proc/PID/stat tells of a process. PID and StartTicks name it for good: a pid alone may be used again.
@@ -84,28 +85,18 @@ func ReadStat(pid int) (Stat, error) {
 	return s, err
 }
 
-var bootTime = sync.OnceValues(func() (time.Time, error) {
-	text, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return time.Time{}, err
-	}
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "btime "); ok {
-			seconds, err := strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
-			return time.Unix(seconds, 0), err
-		}
-	}
-	return time.Time{}, fmt.Errorf("/proc/stat has no btime")
-})
+// Grain is by how much Started and the mtime of a file may each be told too early.
+const Grain = 20 * time.Millisecond
 
-// Started converts the start of a process to wall-clock time (precision: 10 ms plus the second of btime). Compare
-// StartTicks, not this, to tell processes apart.
+// Started converts the start of a process to the wall clock of now (precision: one tick of 10 ms, rounded down). Compare
+// StartTicks, not this, to tell processes apart. The zero time means that the kernel does not tell its own age.
 func (s Stat) Started() time.Time {
-	boot, err := bootTime()
-	if err != nil {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
 		return time.Time{}
 	}
-	return boot.Add(time.Duration(s.StartTicks) * tick)
+	age := time.Duration(up.Nano()) - time.Duration(s.StartTicks)*tick
+	return time.Now().Add(-age)
 }
 
 // Title is the command line of a process, in which some say what they are ("nginx: worker process").

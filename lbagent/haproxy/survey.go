@@ -9,10 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/cutover/cutover/internal/atomicfile"
 	"github.com/cutover/cutover/internal/ownfile"
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -52,7 +52,7 @@ func (d *Driver) Survey(ctx context.Context) ([]driver.Difference, error) {
 	if len(altered) > 0 || tainted != 0 {
 		if p, err := d.Process(ctx); err == nil {
 			loaded = func(f alteredFile) bool {
-				return isLoaded(f.path) && !p.StartedAt.Before(f.Since.Truncate(time.Second))
+				return isLoaded(f.path) && !p.StartedAt.Before(f.Since.Add(-procfs.Grain))
 			}
 			tainted = d.taint(tainted, p, slices.ContainsFunc(altered, loaded))
 		}

@@ -30,7 +30,7 @@ func (p *proxy) reloaded(h drivertest.Hand) drivertest.Hand {
 	do := h.Do
 	h.Name += " and a reload"
 	h.Reloads = true
-	h.Hurts = h.Hurts || !p.kind.lua // Debian's nginx resets some connections at each reload
+	h.Hurts = true // Debian's nginx resets some connections at each reload
 	h.Do = func(t testing.TB) { do(t); p.OwnerReload(t) }
 	return h
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cutover/cutover/internal/atomicfile"
 	"github.com/cutover/cutover/internal/ownfile"
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/nginx/sectionfile"
 )
@@ -79,7 +80,7 @@ func (f alteredFile) difference(loaded bool) driver.Difference {
 	return d
 }
 
-// since says whether the oldest current worker began when the file was altered already.
+// since says whether the oldest current worker began when the file was altered already; if in doubt, it did.
 func (f family) since(altered time.Time) bool {
 	if len(f.current) == 0 {
 		return false
@@ -90,7 +91,7 @@ func (f family) since(altered time.Time) bool {
 			oldest = s.Started()
 		}
 	}
-	return !oldest.Before(altered.Truncate(time.Second))
+	return !oldest.Before(altered.Add(-procfs.Grain))
 }
 
 // links compares the link that publishes, and the owner's include of it.
