@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -88,15 +89,24 @@ func ReadStat(pid int) (Stat, error) {
 // Grain is by how much Started and the mtime of a file may each be told too early.
 const Grain = 20 * time.Millisecond
 
-// Started converts the start of a process to the wall clock of now (precision: one tick of 10 ms, rounded down). Compare
-// StartTicks, not this, to tell processes apart. The zero time means that the kernel does not tell its own age.
-func (s Stat) Started() time.Time {
+// bootTime is when the kernel started, on the wall clock as it was when this process asked first: so the start of one
+// process is always told as the same time.
+var bootTime = sync.OnceValues(func() (time.Time, error) {
 	var up unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return time.Time{}, fmt.Errorf("how long the kernel is up: %w", err)
+	}
+	return time.Now().Round(0).Add(-time.Duration(up.Nano())), nil
+})
+
+// Started converts the start of a process to wall-clock time (precision: one tick of 10 ms, rounded down). Compare
+// StartTicks, not this, to tell processes apart. The zero time means that the kernel does not tell its own age.
+func (s Stat) Started() time.Time {
+	boot, err := bootTime()
+	if err != nil {
 		return time.Time{}
 	}
-	age := time.Duration(up.Nano()) - time.Duration(s.StartTicks)*tick
-	return time.Now().Add(-age)
+	return boot.Add(time.Duration(s.StartTicks) * tick)
 }
 
 // Title is the command line of a process, in which some say what they are ("nginx: worker process").
