@@ -2,18 +2,17 @@ package orchestrator
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/cutover/cutover/internal/clientauth"
+	"github.com/cutover/cutover/internal/consulclient"
 	"github.com/cutover/cutover/internal/pki"
-	"github.com/cutover/cutover/orchestrator/store/consulstore"
 )
 
 // roleOrchestrator is in the certificates of orchestrators.
@@ -54,10 +53,10 @@ func (c SharedConfig) Load(cluster string, listener net.Addr, tlsDir string) (*S
 	if s.Redis, err = c.redis(); err != nil {
 		return nil, err
 	}
-	if s.RedisTLS, err = clientTLS(c.StoreCA, "", ""); err != nil {
+	if s.RedisTLS, err = clientauth.TLS(c.StoreCA, "", ""); err != nil {
 		return nil, fmt.Errorf("--store-ca: %w", err)
 	}
-	if s.ConsulOptions, err = c.consul(); err != nil {
+	if s.ConsulOptions, err = consulclient.FromEnv(c.Env, c.ConsulTokenFile); err != nil {
 		return nil, err
 	}
 	if s.Name == "" {
@@ -100,7 +99,7 @@ func (c SharedConfig) redis() (string, error) {
 	password := c.Env("CUTOVER_STORE_PASSWORD")
 	if c.StorePasswordFile != "" {
 		var err error
-		if password, err = readSecret(c.StorePasswordFile); err != nil {
+		if password, err = clientauth.Secret(c.StorePasswordFile); err != nil {
 			return "", fmt.Errorf("--store-password-file: %w", err)
 		}
 	}
@@ -113,80 +112,6 @@ func (c SharedConfig) redis() (string, error) {
 	}
 	u.User = url.UserPassword(u.User.Username(), password)
 	return u.String(), nil
-}
-
-func (c SharedConfig) consul() (out consulstore.ClientOptions, err error) {
-	out.Token = c.Env("CONSUL_HTTP_TOKEN")
-	file := c.ConsulTokenFile
-	if file == "" {
-		file = c.Env("CONSUL_HTTP_TOKEN_FILE")
-	}
-	if file != "" {
-		if out.Token, err = readSecret(file); err != nil {
-			return out, fmt.Errorf("token of Consul: %w", err)
-		}
-	}
-	out.TLS, err = clientTLS(c.Env("CONSUL_CACERT"), c.Env("CONSUL_CLIENT_CERT"), c.Env("CONSUL_CLIENT_KEY"))
-	if err != nil {
-		return out, fmt.Errorf("TLS of Consul: %w", err)
-	}
-	return out, nil
-}
-
-// maxSecretBytes bounds files that hold one secret, maxCABytes those with certificates.
-const (
-	maxSecretBytes = 4 << 10
-	maxCABytes     = 1 << 20
-)
-
-func readSecret(file string) (string, error) {
-	data, err := readBounded(file, maxSecretBytes)
-	if err != nil {
-		return "", err
-	}
-	secret := strings.TrimSpace(string(data))
-	if secret == "" {
-		return "", fmt.Errorf("%s is empty", file)
-	}
-	return secret, nil
-}
-
-func readBounded(file string, limit int64) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("%s is larger than %d bytes", file, limit)
-	}
-	return data, err
-}
-
-// clientTLS is the TLS of a client; nil if nothing of it is said.
-func clientTLS(ca, cert, key string) (*tls.Config, error) {
-	if ca == "" && cert == "" && key == "" {
-		return nil, nil
-	}
-	out := &tls.Config{MinVersion: tls.VersionTLS12}
-	if ca != "" {
-		data, err := readBounded(ca, maxCABytes)
-		if err != nil {
-			return nil, err
-		}
-		if out.RootCAs = x509.NewCertPool(); !out.RootCAs.AppendCertsFromPEM(data) {
-			return nil, fmt.Errorf("%s: no certificate in it", ca)
-		}
-	}
-	if cert != "" || key != "" {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
-			return nil, err
-		}
-		out.Certificates = []tls.Certificate{pair}
-	}
-	return out, nil
 }
 
 func isLoopback(addr net.Addr) bool {

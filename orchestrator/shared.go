@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/cutover/cutover/internal/consulclient"
 	"github.com/cutover/cutover/orchestrator/api"
 	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/lead"
@@ -31,7 +32,7 @@ type Shared struct {
 
 	// Consul is the address of a Consul agent; it holds the lock and what decides.
 	Consul        string
-	ConsulOptions consulstore.ClientOptions
+	ConsulOptions consulclient.Options
 	// Redis is the address of the Redis that holds the rest, with its password. Never logged.
 	Redis    string
 	RedisTLS *tls.Config
@@ -84,7 +85,7 @@ func openShared(ctx context.Context, opts Options, cleanups *cleanups) (*shared,
 	cleanups.add("Consul", func(context.Context) error { return deciding.Close() })
 	s.standby = &standby{open: s.openStores}
 	cleanups.add("standby", func(context.Context) error { return s.standby.close() })
-	client, closeIdle, err := consulstore.NewClient(s.opts.Consul, s.opts.ConsulOptions)
+	client, closeIdle, err := consulclient.New(s.opts.Consul, s.opts.ConsulOptions)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +111,7 @@ func openShared(ctx context.Context, opts Options, cleanups *cleanups) (*shared,
 func (s *shared) self() lead.Leader { return lead.Leader{Name: s.opts.Name, URL: s.opts.Advertise} }
 
 func (s *shared) openConsul(ctx context.Context) (store.Store, error) {
-	return consulstore.Open(ctx, s.opts.Consul, consulstore.Options{ClientOptions: s.opts.ConsulOptions, Prefix: consulstore.Prefix(s.cluster)})
+	return consulstore.Open(ctx, s.opts.Consul, consulstore.Options{Client: s.opts.ConsulOptions, Prefix: consulstore.Prefix(s.cluster)})
 }
 
 // standing says who answers while this orchestrator does not lead.

@@ -13,12 +13,14 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/cutover/cutover/internal/consulclient"
 	"github.com/cutover/cutover/orchestrator/store"
 )
 
 // Options of Open. Prefix is required.
 type Options struct {
-	ClientOptions
+	// Client says how to reach Consul.
+	Client consulclient.Options
 	// Prefix is where the keys are, without a slash at either end: Prefix(cluster).
 	Prefix string
 	// WithoutSession permits a Fence that names no session: then only the epoch fences. For tools and tests; a leader's
@@ -72,7 +74,7 @@ const (
 	closeGrace = 2 * time.Second
 )
 
-// Open connects to the Consul agent at address (see NewClient) and checks the format of what is there.
+// Open connects to the Consul agent at address (see consulclient.New) and checks the format of what is there.
 func Open(ctx context.Context, address string, opts Options) (*Store, error) {
 	if opts.Prefix == "" || strings.Trim(opts.Prefix, "/") != opts.Prefix {
 		return nil, fmt.Errorf("prefix %q of the keys in Consul: want some, without a slash at its ends", opts.Prefix)
@@ -80,7 +82,7 @@ func Open(ctx context.Context, address string, opts Options) (*Store, error) {
 	opts.WriteTimeout = cmp.Or(opts.WriteTimeout, 20*time.Second)
 	opts.CallTimeout = cmp.Or(opts.CallTimeout, 5*time.Second)
 	opts.History = cmp.Or(opts.History, 256)
-	client, closeIdle, err := NewClient(address, opts.ClientOptions)
+	client, closeIdle, err := consulclient.New(address, opts.Client)
 	if err != nil {
 		return nil, err
 	}

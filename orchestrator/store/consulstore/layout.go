@@ -12,6 +12,12 @@ import (
 	"github.com/cutover/cutover/orchestrator/store"
 )
 
+// Prefix returns where the keys of a cluster are when nothing else is said.
+func Prefix(cluster string) string { return "cutover/" + cluster }
+
+// LeaderKey returns the key below prefix whose lock the leader holds; the session in a store.Fence is checked on it.
+func LeaderKey(prefix string) string { return prefix + "/leader" }
+
 // head is the record that every write replaces.
 type head struct {
 	Format   int            `json:"format"`
