@@ -16,6 +16,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/cutover/cutover/internal/atomicfile"
@@ -144,6 +146,24 @@ func Config(dir, cluster, peerRole string) (*tls.Config, error) {
 	}, nil
 }
 
+// ConfigFor narrows what Config returned to the one peer of that name. nil stays nil.
+func ConfigFor(conf *tls.Config, cluster, peerRole, name string) *tls.Config {
+	if conf == nil {
+		return nil
+	}
+	conf = conf.Clone()
+	before := conf.VerifyConnection
+	conf.VerifyConnection = func(cs tls.ConnectionState) error {
+		if before != nil {
+			if err := before(cs); err != nil {
+				return err
+			}
+		}
+		return checkName(cs, cluster, peerRole, name)
+	}
+	return conf
+}
+
 // ServerConfig returns the TLS configuration of a server whose files are in dir and whose clients show no certificate.
 func ServerConfig(dir string) (*tls.Config, error) {
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
@@ -154,16 +174,33 @@ func ServerConfig(dir string) (*tls.Config, error) {
 }
 
 func checkPeer(cs tls.ConnectionState, cluster, role string) error {
-	if len(cs.PeerCertificates) == 0 {
-		return errors.New("the peer showed no certificate")
+	names, err := peerNames(cs, cluster, role)
+	if err == nil && len(names) == 0 {
+		err = fmt.Errorf("the peer is not a %s of cluster %s", role, cluster)
 	}
-	prefix := "/" + role + "/"
+	return err
+}
+
+func checkName(cs tls.ConnectionState, cluster, role, name string) error {
+	names, err := peerNames(cs, cluster, role)
+	if err == nil && !slices.Contains(names, name) {
+		err = fmt.Errorf("the peer's certificate is that of %s %q, not of %q", role, names, name)
+	}
+	return err
+}
+
+// peerNames are the names that the peer's certificate gives it in a role.
+func peerNames(cs tls.ConnectionState, cluster, role string) ([]string, error) {
+	if len(cs.PeerCertificates) == 0 {
+		return nil, errors.New("the peer showed no certificate")
+	}
+	var names []string
 	for _, u := range cs.PeerCertificates[0].URIs {
-		if u.Scheme == "cutover" && u.Host == cluster && len(u.Path) > len(prefix) && u.Path[:len(prefix)] == prefix {
-			return nil
+		if name, ok := strings.CutPrefix(u.Path, "/"+role+"/"); ok && name != "" && u.Scheme == "cutover" && u.Host == cluster {
+			names = append(names, name)
 		}
 	}
-	return fmt.Errorf("the peer is not a %s of cluster %s", role, cluster)
+	return names, nil
 }
 
 func template(life time.Duration) (*x509.Certificate, error) {

@@ -64,7 +64,11 @@ func TestOnlyTheRightPeersTalk(t *testing.T) {
 	if err := get(config(t, good, "c1", "lbagent")); err != nil {
 		t.Fatalf("the orchestrator is refused: %v", err)
 	}
+	if err := get(pki.ConfigFor(config(t, good, "c1", "lbagent"), "c1", "lbagent", "lb-1")); err != nil {
+		t.Fatalf("the host is refused by its own name: %v", err)
+	}
 	for name, cfg := range map[string]*tls.Config{
+		"a host by another name":              pki.ConfigFor(config(t, good, "c1", "lbagent"), "c1", "lbagent", "lb-2"),
 		"a peer of another role":              config(t, issue(t, a, "lbagent", "lb-2"), "c1", "lbagent"),
 		"a peer of another authority":         config(t, issue(t, foreign, "orchestrator", "o-1"), "c1", "lbagent"),
 		"a client that wants another cluster": config(t, good, "c2", "lbagent"),

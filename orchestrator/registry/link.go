@@ -20,8 +20,12 @@ import (
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 	"github.com/cutover/cutover/proto/gen/cutover/lbagent/v1/lbagentv1connect"
 
+	"github.com/cutover/cutover/internal/pki"
 	"github.com/cutover/cutover/orchestrator/txn"
 )
+
+// roleHost is in the certificates of lbagents.
+const roleHost = "lbagent"
 
 // maxMessage bounds what a Host may send in one message.
 const maxMessage = 16 << 20
@@ -71,7 +75,8 @@ func (o Options) tcp(h Host) http.RoundTripper {
 	return &http.Transport{
 		// No proxy of the environment: decisions go straight to the Host.
 		DialContext:         (&net.Dialer{Timeout: o.DialTimeout, KeepAlive: 5 * time.Second}).DialContext,
-		TLSClientConfig:     h.TLS.Clone(),
+		// The Host's own name must be certified: an address that a source announces may lead to another Host.
+		TLSClientConfig:     pki.ConfigFor(h.TLS, o.Cluster, roleHost, h.Name),
 		TLSHandshakeTimeout: o.DialTimeout,
 		ForceAttemptHTTP2:   true,
 		MaxIdleConnsPerHost: 16,
