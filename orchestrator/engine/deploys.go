@@ -15,7 +15,7 @@ import (
 // feedApp gives an input to the App's open Deploy, if there is one.
 func (e *Engine) feedApp(app string, in deploy.Input) {
 	if a := e.s.apps[app]; a != nil && a.Open != "" {
-		e.feed(e.s.deploys[a.Open], in)
+		e.feed(e.s.deploys.get(a.Open), in)
 	}
 }
 
@@ -78,7 +78,7 @@ func (e *Engine) closed(a *appRecord, d *deployRecord) {
 	if a.Waiting == "" {
 		return
 	}
-	w := e.s.deploys[a.Waiting]
+	w := e.s.deploys.get(a.Waiting)
 	a.Open, a.Waiting = w.ID, ""
 	e.retarget(a, w)
 	e.feed(w, deploy.Cleared{})
@@ -272,7 +272,7 @@ func (e *Engine) adopt(d *deployRecord) {
 	if a.Stopped {
 		a.Committed = 0
 	}
-	a.CommittedBy, a.UpdatedAt = d.ID, e.batch.now
+	a.CommittedBy, a.CommittedTxn, a.UpdatedAt = d.ID, d.Txn, e.batch.now
 	a.History = append(a.History, a.Committed)
 	if over := len(a.History) - keepHistory; over > 0 {
 		a.History = slices.Clone(a.History[over:])
@@ -287,7 +287,7 @@ func (e *Engine) adopt(d *deployRecord) {
 // settleOld tells Deploys when what they replaced is released, and when it has ended.
 func (e *Engine) settleOld() {
 	for _, id := range e.activeDeploys() {
-		d := e.s.deploys[id]
+		d := e.s.deploys.get(id)
 		if d.State != deploy.Succeeded || d.Step == deploy.StepDone {
 			continue
 		}
@@ -326,7 +326,7 @@ func (e *Engine) activeDeploys() []string {
 func (e *Engine) due() {
 	now := e.batch.now
 	for _, id := range e.activeDeploys() {
-		d := e.s.deploys[id]
+		d := e.s.deploys.get(id)
 		if d.Step == deploy.StepLaunching || d.Step == deploy.StepChecking {
 			e.alive(d)
 			e.askPending(d)

@@ -43,7 +43,7 @@ type Engine struct {
 	stopped bool
 	fatal   error
 
-	// frozen: there is no loop, and s never changes.
+	// frozen: there is no loop, and s, which mu protects then, changes only by what is read of it.
 	frozen bool
 
 	// Owned by the loop.
@@ -100,7 +100,7 @@ func (e *Engine) Start(ctx context.Context, p Ports) error {
 	e.started = true
 	e.mu.Unlock()
 	e.ports = p
-	s, err := load(ctx, e.opts.Store)
+	s, err := load(ctx, e.opts.Store, e.log)
 	if err != nil {
 		return fmt.Errorf("engine: loading the state: %w", err)
 	}
@@ -159,6 +159,8 @@ func (e *Engine) fail(err error) {
 // once, or never if the engine stops first. f must not keep what belongs to the state.
 func (e *Engine) do(ctx context.Context, f func() error) error {
 	if e.frozen {
+		e.mu.Lock()
+		defer e.mu.Unlock()
 		return f()
 	}
 	it := &item{done: make(chan struct{}), run: func() error {

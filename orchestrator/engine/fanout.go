@@ -100,7 +100,7 @@ func (e *Engine) Events(ctx context.Context, id string, after uint64) (<-chan de
 		if l := e.s.locksteps[id]; l != nil {
 			seq = l.Seq
 		} else {
-			seq = e.s.deploys[id].Seq
+			seq = e.s.deploys.get(id).Seq
 		}
 		if done {
 			return nil

@@ -17,7 +17,7 @@ func Frozen(ctx context.Context, st store.Store) (*Engine, error) {
 		return nil, err
 	}
 	e.cancel()
-	if e.s, err = load(ctx, st); err != nil {
+	if e.s, err = load(ctx, st, e.log); err != nil {
 		return nil, fmt.Errorf("engine: loading the state: %w", err)
 	}
 	e.batch, e.frozen = newBatch(e.now()), true

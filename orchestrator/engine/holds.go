@@ -140,7 +140,7 @@ func (e *Engine) wanted(t *taskRecord, group string) bool {
 	if a.Open == "" {
 		return false
 	}
-	d := e.s.deploys[a.Open]
+	d := e.s.deploys.get(a.Open)
 	if !d.InTxn() {
 		return false
 	}

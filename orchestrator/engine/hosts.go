@@ -149,7 +149,7 @@ func (e *Engine) stuckHosts(ctx context.Context, ref string) (names []string, er
 				id = a.Open
 			}
 		}
-		d := e.s.deploys[id]
+		d := e.s.deploys.get(id)
 		if d == nil {
 			return refused(deploy.RefusedNotFound, "there is no host, no Deploy and no App %q: cutover lb hosts and cutover status list them", clip(ref))
 		}

@@ -104,7 +104,7 @@ func (e *Engine) peers(id string) []*deployRecord {
 	}
 	var out []*deployRecord
 	for _, id := range l.Deploys {
-		if d := e.s.deploys[id]; d != nil {
+		if d := e.s.deploys.get(id); d != nil {
 			out = append(out, d)
 		}
 	}
@@ -115,7 +115,7 @@ func (e *Engine) peers(id string) []*deployRecord {
 func (e *Engine) gather() {
 	seen := map[string]bool{}
 	for _, id := range e.activeDeploys() {
-		d := e.s.deploys[id]
+		d := e.s.deploys.get(id)
 		if d.Lockstep == "" || seen[d.Lockstep] {
 			continue
 		}
@@ -165,7 +165,7 @@ func (e *Engine) abortPeers(d *deployRecord, ask deploy.Ask) {
 
 // viewOf is the View of a Deploy, or of a lock-step.
 func (e *Engine) viewOf(id string) (deploy.View, bool) {
-	if d := e.s.deploys[id]; d != nil {
+	if d := e.s.deploys.get(id); d != nil {
 		return e.view(d), true
 	}
 	peers := e.peers(id)

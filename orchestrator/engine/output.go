@@ -36,7 +36,7 @@ func (e *Engine) fetchOutput(deployID, task string) {
 }
 
 func (e *Engine) outputRead(deployID, task, text string) {
-	if d := e.s.deploys[deployID]; d != nil {
+	if d := e.s.deploys.get(deployID); d != nil {
 		e.feed(d, deploy.OutputRead{Task: task, Text: text})
 	}
 }

@@ -11,9 +11,12 @@ import (
 
 // prune forgets the oldest Deploys of an App with their events, and revisions that nothing needs.
 func (e *Engine) prune(a *appRecord) {
+	if !e.batch.apps[a.Name] {
+		return // all that is kept or not is counted by its record
+	}
 	for len(a.Deploys) > keepDeploys {
 		i := slices.IndexFunc(a.Deploys, func(id string) bool {
-			d := e.s.deploys[id]
+			d := e.s.deploys.get(id)
 			return id != a.CommittedBy && (d == nil || d.Step == deploy.StepDone) // what proves the committed state is kept
 		})
 		if i < 0 {
@@ -22,14 +25,14 @@ func (e *Engine) prune(a *appRecord) {
 		id := a.Deploys[i]
 		a.Deploys = slices.Delete(slices.Clone(a.Deploys), i, i+1)
 		e.batch.apps[a.Name] = true
-		d := e.s.deploys[id]
+		d := e.s.deploys.get(id)
 		if d == nil {
 			continue
 		}
 		for seq := uint64(1); seq <= d.Seq; seq++ {
 			e.batch.early = append(e.batch.early, store.Op{Kind: store.Delete, Key: keyEvent(id, seq)})
 		}
-		delete(e.s.deploys, id)
+		e.s.deploys.drop(id)
 		e.batch.deploys[id] = true
 		e.pruneLockstep(d.Lockstep)
 	}
@@ -45,7 +48,7 @@ func (e *Engine) pruneSpecs(a *appRecord) {
 		needed[rev] = true
 	}
 	for _, id := range a.Deploys {
-		if d := e.s.deploys[id]; d != nil {
+		if d := e.s.deploys.get(id); d != nil {
 			needed[d.Spec], needed[d.FromSpec] = true, true
 		}
 	}

@@ -142,12 +142,12 @@ func (e *Engine) Deploys(ctx context.Context, app string, limit int) (views []de
 			}
 			ids = slices.Clone(a.Deploys)
 		} else {
-			ids = sortedKeys(e.s.deploys)
+			ids = e.s.deploys.ids()
 		}
 		slices.Sort(ids) // ids sort by time
 		slices.Reverse(ids)
 		for _, id := range ids[:min(limit, len(ids))] {
-			views = append(views, e.view(e.s.deploys[id]))
+			views = append(views, e.view(e.s.deploys.get(id)))
 		}
 		return nil
 	})

@@ -39,32 +39,21 @@ type repair struct {
 	amends  map[string]bool
 }
 
-// byTxn finds Deploys by their transaction.
-func (s *state) byTxn() map[string][]*deployRecord {
-	out := map[string][]*deployRecord{}
-	for _, d := range s.deploys {
-		if d.Txn != "" {
-			out[d.Txn] = append(out[d.Txn], d)
-		}
-	}
-	return out
-}
-
-// behind says what the state lacks of an App that the log has: the Commit itself, or tasks that are committed. deploys are
-// those of its newest transaction.
-func (s *state) behind(c txn.CommittedApp, deploys []*deployRecord) (commit, tasks bool) {
+// behind says what the state lacks of an App that the log has: the Commit itself, or tasks that are committed.
+func (s *state) behind(c txn.CommittedApp) (commit, tasks bool) {
 	for _, id := range routed(c) {
 		tasks = tasks || s.tasks[id] == nil
 	}
 	if c.Txn == "" {
 		return false, tasks
 	}
-	for _, d := range deploys {
-		switch {
-		case d.State == deploy.Succeeded:
+	a := s.apps[c.App]
+	if a != nil && a.CommittedTxn == c.Txn && s.deploys.has(a.CommittedBy) {
+		return false, tasks // in nearly every case, and nothing had to be read for it
+	}
+	if d := s.deploys.get(deployOfTxn(c.Txn)); d != nil && d.Txn == c.Txn && (d.State == deploy.Succeeded || d.InTxn()) {
+		if d.State == deploy.Succeeded {
 			return false, tasks
-		case !d.InTxn():
-			continue
 		}
 		// The Commit may be all that this record does not know yet: the coordinator tells it. But a committed task that the
 		// Deploy did not have came later, by this engine's own doing.
@@ -79,11 +68,10 @@ func (s *state) behind(c txn.CommittedApp, deploys []*deployRecord) (commit, tas
 		}
 		return false, tasks
 	}
-	a := s.apps[c.App]
 	if a == nil {
 		return true, true
 	}
-	by := s.deploys[a.CommittedBy]
+	by := s.deploys.get(a.CommittedBy)
 	return by == nil || by.Generation < c.Order, tasks
 }
 
@@ -145,18 +133,18 @@ func (s *state) rebuildCommit(l logged, r *repair, now time.Time) error {
 	if stopped {
 		a.Committed = 0
 	}
-	a.CommittedBy, a.Open, a.Waiting, a.Backoff, a.UpdatedAt = l.decision.Deploy, "", "", nil, now
+	a.CommittedBy, a.CommittedTxn, a.Open, a.Waiting, a.Backoff, a.UpdatedAt = l.decision.Deploy, l.Txn, "", "", nil, now
 	a.History = append(a.History, a.Committed)
 	if over := len(a.History) - keepHistory; over > 0 {
 		a.History = slices.Clone(a.History[over:])
 	}
-	for _, id := range sortedKeys(s.deploys) {
-		if d := s.deploys[id]; d.App == l.App && id != l.decision.Deploy && d.Step != deploy.StepDone {
+	for _, id := range sortedKeys(s.active) {
+		if d := s.deploys.get(id); d.App == l.App && id != l.decision.Deploy {
 			s.overtaken(d, now)
 			r.deploys[id] = true
 		}
 	}
-	d := s.deploys[l.decision.Deploy]
+	d := s.deploys.get(l.decision.Deploy)
 	if d == nil {
 		d = &deployRecord{Deploy: deploy.Deploy{
 			ID: l.decision.Deploy, App: l.App, Kind: l.note.Kind, Spec: l.note.Spec, FromSpec: from, Version: sp.Version,
@@ -166,7 +154,7 @@ func (s *state) rebuildCommit(l logged, r *repair, now time.Time) error {
 				Check: sp.Health.String(),
 			},
 		}}
-		s.deploys[d.ID] = d
+		s.deploys.put(d)
 		a.Deploys = append(a.Deploys, d.ID)
 	}
 	r.deploys[d.ID] = true
@@ -336,6 +324,14 @@ func (t *taskRecord) holdIn(groups []string) {
 	}
 }
 
+// deployOfTxn is the Deploy whose transaction it is, by its id: the Deploy's, a dot, and a number.
+func deployOfTxn(id string) string {
+	if i := strings.LastIndexByte(id, '.'); i >= 0 {
+		return id[:i]
+	}
+	return ""
+}
+
 // taskName is what a task's id says (deploy.TaskID).
 type taskName struct {
 	spec     uint64
@@ -359,9 +355,8 @@ func (e *Engine) rebuild(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read what is committed: %w", err)
 	}
-	deploys := e.s.byTxn()
 	for _, c := range apps {
-		commit, tasks := e.s.behind(c, deploys[c.Txn])
+		commit, tasks := e.s.behind(c)
 		if !commit && !tasks {
 			continue
 		}
@@ -405,7 +400,7 @@ func (e *Engine) rebuilt(ctx context.Context, l logged, r repair, commit bool) e
 	if !commit {
 		return nil
 	}
-	d := e.s.deploys[l.decision.Deploy]
+	d := e.s.deploys.get(l.decision.Deploy)
 	st, found, err := e.ports.Coordinator.Outcome(ctx, l.Txn)
 	if err != nil {
 		return err

@@ -50,10 +50,12 @@ type appRecord struct {
 	Open    string `json:"open,omitempty"`
 	Waiting string `json:"waiting,omitempty"`
 	// CommittedBy is the Deploy that made the committed state.
-	CommittedBy string                    `json:"committed_by,omitempty"`
-	Deploys     []string                  `json:"deploys,omitempty"` // oldest first
-	Backoff     map[int]scheduler.Backoff `json:"backoff,omitempty"`
-	UpdatedAt   time.Time                 `json:"updated_at"`
+	CommittedBy string `json:"committed_by,omitempty"`
+	// CommittedTxn is that Deploy's transaction. A record of an older release does not have it.
+	CommittedTxn string                    `json:"committed_txn,omitempty"`
+	Deploys      []string                  `json:"deploys,omitempty"` // oldest first
+	Backoff      map[int]scheduler.Backoff `json:"backoff,omitempty"`
+	UpdatedAt    time.Time                 `json:"updated_at"`
 
 	wake time.Time // when the scheduler wants to look again
 }

@@ -52,7 +52,7 @@ func (e *Engine) resume(ctx context.Context) error {
 		e.sendAmend(e.s.amends[id])
 	}
 	for _, id := range e.activeDeploys() {
-		d := e.s.deploys[id]
+		d := e.s.deploys.get(id)
 		e.log.Info("a Deploy goes on", "deploy", id, "app", d.App, "step", d.Step)
 		if v := d.Verdict; d.Step == deploy.StepExplaining && v != nil && !v.Answered {
 			e.fetchOutput(id, v.Culprit)
@@ -77,7 +77,7 @@ func (e *Engine) resume(ctx context.Context) error {
 // outcomes asks the coordinator what became of every transaction that a Deploy waits for.
 func (e *Engine) outcomes(ctx context.Context) error {
 	for _, id := range e.activeDeploys() {
-		d := e.s.deploys[id]
+		d := e.s.deploys.get(id)
 		if d.State == deploy.Succeeded && d.Txn != "" {
 			// Asking makes the coordinator tell again how far the draining is.
 			if _, _, err := e.ports.Coordinator.Outcome(ctx, d.Txn); err != nil {

@@ -192,15 +192,15 @@ func before(a *appRecord) uint64 {
 func (e *Engine) behind(a *appRecord, d *deployRecord, meta api.Meta) {
 	superseded := deploy.Ask{Actor: "rollback " + d.ID, Reason: because(meta, "rollback"), Outcome: deploy.Superseded}
 	if a.Waiting != "" {
-		w := e.s.deploys[a.Waiting]
+		w := e.s.deploys.get(a.Waiting)
 		a.Waiting = ""
 		e.feed(w, deploy.AbortAsked{Ask: superseded})
 	}
 	d.Behind, a.Waiting = a.Open, d.ID
 	e.batch.apps[a.Name] = true
 	e.feed(d, deploy.Start{})
-	e.abortPeers(e.s.deploys[a.Open], superseded)
-	e.feed(e.s.deploys[a.Open], deploy.AbortAsked{Ask: superseded})
+	e.abortPeers(e.s.deploys.get(a.Open), superseded)
+	e.feed(e.s.deploys.get(a.Open), deploy.AbortAsked{Ask: superseded})
 }
 
 // Abort takes a deploy id or the name of an App with an open Deploy.
@@ -235,12 +235,12 @@ func (e *Engine) Abort(ctx context.Context, ref string, meta api.Meta) (deploy.V
 // abort gives up the open Deploy, and a rollback that waits behind it.
 func (e *Engine) abort(a *appRecord, ask deploy.Ask) *deployRecord {
 	if a.Waiting != "" {
-		w := e.s.deploys[a.Waiting]
+		w := e.s.deploys.get(a.Waiting)
 		a.Waiting = ""
 		e.batch.apps[a.Name] = true
 		e.feed(w, deploy.AbortAsked{Ask: ask})
 	}
-	d := e.s.deploys[a.Open]
+	d := e.s.deploys.get(a.Open)
 	e.feed(d, deploy.AbortAsked{Ask: ask})
 	e.abortPeers(d, ask)
 	return d
@@ -336,7 +336,7 @@ func (e *Engine) findApp(name string) (*appRecord, error) {
 }
 
 func (e *Engine) findDeploy(id string) (*deployRecord, error) {
-	if d := e.s.deploys[id]; d != nil {
+	if d := e.s.deploys.get(id); d != nil {
 		return d, nil
 	}
 	return nil, refused(deploy.RefusedNotFound, "there is no Deploy %q, or it is no longer kept", clip(id))
@@ -398,7 +398,7 @@ func (e *Engine) routesFree(sp spec.Spec) error {
 		}
 		check(a, a.Committed)
 		for _, id := range []string{a.Open, a.Waiting} {
-			if d := e.s.deploys[id]; d != nil {
+			if d := e.s.deploys.get(id); d != nil {
 				check(a, d.Spec)
 			}
 		}
@@ -437,7 +437,7 @@ func (e *Engine) newDeploy(a *appRecord, kind deploy.Kind, rev uint64, sp spec.S
 		StartedAt: now, StepAt: now, Deadline: now.Add(time.Duration(sp.Deploy.Deadline)),
 		Steps: []deploy.StepRecord{{Step: string(deploy.StepPending), At: now}},
 	}}
-	e.s.deploys[d.ID] = d
+	e.s.deploys.put(d)
 	e.s.active[d.ID] = true
 	e.batch.deploys[d.ID] = true
 	a.Deploys = append(a.Deploys, d.ID)
@@ -462,7 +462,7 @@ func (e *Engine) unchanged(a *appRecord, kind deploy.Kind, meta api.Meta) *deplo
 	d := e.newDeploy(a, kind, a.Committed, sp, meta)
 	d.Step, d.State, d.Code, d.Reason = deploy.StepDone, deploy.Succeeded, deploy.CodeUnchanged, string(deploy.CodeUnchanged)
 	d.FinishedAt, d.OldGone = e.batch.now, true
-	if by := e.s.deploys[a.CommittedBy]; by != nil {
+	if by := e.s.deploys.get(a.CommittedBy); by != nil {
 		d.Txn, d.Generation, d.Hosts, d.CommittedAt = by.Txn, by.Generation, by.Hosts, by.CommittedAt
 	}
 	d.Steps = append(d.Steps, deploy.StepRecord{Step: string(deploy.StepDone), At: e.batch.now})

@@ -1,16 +1,13 @@
 package engine
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/cutover/cutover/orchestrator/deploy"
-	"github.com/cutover/cutover/orchestrator/spec"
 	"github.com/cutover/cutover/orchestrator/store"
 )
 
@@ -18,7 +15,7 @@ import (
 type state struct {
 	apps    map[string]*appRecord
 	specs   specs
-	deploys map[string]*deployRecord
+	deploys keptDeploys
 	tasks   map[string]*taskRecord
 	amends  map[string]*amendRecord
 	idem    map[string]idemRecord
@@ -38,89 +35,12 @@ type state struct {
 	looked, repeated time.Time
 }
 
-func newState() *state {
+func newState(log *slog.Logger) *state {
 	return &state{
-		apps: map[string]*appRecord{}, specs: specs{}, deploys: map[string]*deployRecord{}, tasks: map[string]*taskRecord{},
+		apps: map[string]*appRecord{}, specs: specs{}, deploys: newKeptDeploys(log), tasks: map[string]*taskRecord{},
 		amends: map[string]*amendRecord{}, idem: map[string]idemRecord{}, locksteps: map[string]*lockstepRecord{}, tasksOf: map[string]map[string]*taskRecord{},
 		upstreams: map[string]string{}, active: map[string]bool{}, relaunch: map[string]time.Time{},
 	}
-}
-
-// load reads the engine's part of the store.
-func load(ctx context.Context, st store.Store) (*state, error) {
-	s := newState()
-	for prefix, read := range map[string]func(key string, value []byte) error{
-		prefixApp: func(_ string, v []byte) error {
-			var a appRecord
-			err := json.Unmarshal(v, &a)
-			s.apps[a.Name] = &a
-			return err
-		},
-		prefixSpec: func(key string, v []byte) error {
-			var sp spec.Spec
-			if err := json.Unmarshal(v, &sp); err != nil {
-				return err
-			}
-			var rev uint64
-			if _, err := fmt.Sscanf(key[strings.LastIndex(key, "/")+1:], "%d", &rev); err != nil {
-				return err
-			}
-			s.specs.put(sp.Name, rev, sp)
-			return nil
-		},
-		prefixDeploy: func(_ string, v []byte) error {
-			var d deployRecord
-			err := json.Unmarshal(v, &d)
-			s.deploys[d.ID] = &d
-			if d.Step != deploy.StepDone {
-				s.active[d.ID] = true
-			}
-			return err
-		},
-		prefixTask: func(_ string, v []byte) error {
-			var t taskRecord
-			err := json.Unmarshal(v, &t)
-			s.addTask(&t)
-			return err
-		},
-		prefixAmend: func(_ string, v []byte) error {
-			var a amendRecord
-			err := json.Unmarshal(v, &a)
-			s.amends[a.ID] = &a
-			return err
-		},
-		prefixStep: func(_ string, v []byte) error {
-			var l lockstepRecord
-			err := json.Unmarshal(v, &l)
-			s.locksteps[l.ID] = &l
-			return err
-		},
-		prefixIdem: func(key string, v []byte) error {
-			var i idemRecord
-			err := json.Unmarshal(v, &i)
-			s.idem[strings.TrimPrefix(key, prefixIdem)] = i
-			return err
-		},
-	} {
-		after := ""
-		for {
-			const page = 500
-			records, err := st.List(ctx, prefix, after, page)
-			if err != nil {
-				return nil, err
-			}
-			for _, r := range records {
-				if err := read(r.Key, r.Value); err != nil {
-					return nil, fmt.Errorf("record %s: %w", r.Key, err)
-				}
-				after = r.Key
-			}
-			if len(records) < page {
-				break
-			}
-		}
-	}
-	return s, nil
 }
 
 func (s *state) addTask(t *taskRecord) {
@@ -202,7 +122,7 @@ func (b *batch) ops(s *state) [][]store.Op {
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(b.deploys)) {
-		late = append(late, putOrDelete(prefixDeploy+id, s.deploys[id]))
+		late = append(late, putOrDelete(prefixDeploy+id, s.deploys.get(id)))
 	}
 	for _, id := range slices.Sorted(maps.Keys(b.locksteps)) {
 		late = append(late, putOrDelete(prefixStep+id, s.locksteps[id]))

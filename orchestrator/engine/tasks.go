@@ -342,7 +342,7 @@ func (e *Engine) tell(t *taskRecord, what string) {
 	if a == nil || a.Open == "" {
 		return
 	}
-	d := e.s.deploys[a.Open]
+	d := e.s.deploys.get(a.Open)
 	for _, m := range d.Members {
 		if m.Task == t.TaskID {
 			return // the machine tells it

@@ -23,7 +23,7 @@ func (e *Engine) report(r any) {
 		e.txnChanged(r)
 	case txn.Drained:
 		e.release(r.Group, r.Released)
-		if d := e.s.deploys[e.deployOf(r.App, r.Txn)]; d != nil {
+		if d := e.s.deploys.get(e.deployOf(r.App, r.Txn)); d != nil {
 			e.feed(d, deploy.TxnDrained{ID: r.Txn, Group: r.Group, Done: r.Done, Forced: r.Forced, Waiting: r.Waiting})
 		}
 	case txn.Amended:
@@ -38,7 +38,7 @@ func (e *Engine) report(r any) {
 // deployOf finds the Deploy of a transaction.
 func (e *Engine) deployOf(app, id string) string {
 	for d := range e.s.active {
-		if rec := e.s.deploys[d]; rec.Txn == id && (app == "" || rec.App == app) {
+		if rec := e.s.deploys.get(d); rec.Txn == id && (app == "" || rec.App == app) {
 			return d
 		}
 	}
@@ -46,9 +46,9 @@ func (e *Engine) deployOf(app, id string) string {
 }
 
 func (e *Engine) txnChanged(s txn.Status) {
-	d := e.s.deploys[s.Deploy]
+	d := e.s.deploys.get(s.Deploy)
 	if d == nil {
-		d = e.s.deploys[e.deployOf("", s.ID)]
+		d = e.s.deploys.get(e.deployOf("", s.ID))
 	}
 	if d == nil || d.Txn != s.ID || !d.InTxn() {
 		return

@@ -33,7 +33,7 @@ func (e *Engine) settle() {
 // nextWake is the earliest time at which something is due; zero if only events and the safety look change anything.
 func (e *Engine) nextWake() (wake time.Time) {
 	for id := range e.s.active {
-		d := e.s.deploys[id]
+		d := e.s.deploys.get(id)
 		earliest(&wake, d.Wake())
 		if d.Step != deploy.StepLaunching && d.Step != deploy.StepChecking {
 			continue
@@ -169,7 +169,7 @@ func (e *Engine) remove(t *taskRecord) {
 
 // undo is the transaction of the App's open Deploy, while it is being undone; "" otherwise.
 func (e *Engine) undo(a *appRecord) string {
-	if d := e.s.deploys[a.Open]; d != nil && d.undoing && d.InTxn() {
+	if d := e.s.deploys.get(a.Open); d != nil && d.undoing && d.InTxn() {
 		return d.Txn
 	}
 	return ""
@@ -179,7 +179,7 @@ func (e *Engine) undo(a *appRecord) string {
 // until then, and there is nothing else to go back to (NEVER-ZERO).
 func (e *Engine) replaceOld(a *appRecord, sp spec.Spec, set []scheduler.Insert, undo string) {
 	reason := fmt.Sprintf("no task of spec %d can serve: hosts go back to %d that replace them", a.Committed, len(set))
-	d := e.s.deploys[a.Open]
+	d := e.s.deploys.get(a.Open)
 	e.emit(d, deploy.Event{Type: "note", Code: string(d.Code), Msg: reason}, nil)
 	e.insert(sp, set, &amendRecord{App: a.Name, Undo: undo, Reason: reason})
 }
@@ -330,7 +330,7 @@ func (e *Engine) amendOver(rec *amendRecord) {
 		}
 	}
 	if a := e.s.apps[rec.App]; a != nil && a.Open != "" {
-		if d := e.s.deploys[a.Open]; d.deferred {
+		if d := e.s.deploys.get(a.Open); d.deferred {
 			e.begin(d)
 		}
 	}

@@ -32,13 +32,23 @@ func address(host string, port uint16) string {
 
 func (u *usedPorts) reset(tasks map[string]*taskRecord) {
 	u.mu.Lock()
+	defer u.mu.Unlock()
 	u.ports, u.of = map[string]int{}, map[string][]string{}
-	u.mu.Unlock()
-	all := map[string]bool{}
-	for id := range tasks {
-		all[id] = true
+	for id, t := range tasks {
+		u.add(id, t)
 	}
-	u.update(all, tasks)
+}
+
+// add counts what a task blocks, if it was not counted. mu must be held.
+func (u *usedPorts) add(id string, t *taskRecord) {
+	now := blocks(t)
+	if len(now) == 0 {
+		return
+	}
+	u.of[id] = now
+	for _, a := range now {
+		u.ports[a]++
+	}
 }
 
 func (u *usedPorts) update(changed map[string]bool, tasks map[string]*taskRecord) {
@@ -51,12 +61,7 @@ func (u *usedPorts) update(changed map[string]bool, tasks map[string]*taskRecord
 			}
 		}
 		delete(u.of, id)
-		if now := blocks(tasks[id]); len(now) > 0 {
-			u.of[id] = now
-			for _, a := range now {
-				u.ports[a]++
-			}
-		}
+		u.add(id, tasks[id])
 	}
 }
 

@@ -1,0 +1,137 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cutover/cutover/orchestrator/spec"
+	"github.com/cutover/cutover/orchestrator/store"
+)
+
+// This file reads the engine's part of the store at the begin of a term: with 1,000 Apps most of the time until open Deploys
+// move again is spent here.
+
+// load reads the state. Deploys that are done are not decoded: see keptDeploys.
+func load(ctx context.Context, st store.Store, log *slog.Logger) (*state, error) {
+	s := newState(log)
+	type revision struct {
+		number uint64
+		spec   spec.Spec
+	}
+	type finished struct {
+		deploy *deployRecord
+		value  []byte
+	}
+	return s, firstError(
+		func() error {
+			return loadAll(ctx, st, prefixApp, decodeJSON[appRecord], func(_ string, a *appRecord) { s.apps[a.Name] = a })
+		},
+		func() error {
+			return loadAll(ctx, st, prefixSpec, func(key string, value []byte) (r revision, err error) {
+				if r.number, err = strconv.ParseUint(key[strings.LastIndex(key, "/")+1:], 10, 64); err != nil {
+					return r, err
+				}
+				return r, json.Unmarshal(value, &r.spec)
+			}, func(_ string, r revision) { s.specs.put(r.spec.Name, r.number, r.spec) })
+		},
+		func() error {
+			return loadAll(ctx, st, prefixDeploy, func(_ string, value []byte) (f finished, err error) {
+				f.deploy, err = readDeploy(value)
+				f.value = value
+				return f, err
+			}, func(key string, f finished) {
+				if f.deploy == nil {
+					s.deploys.putStored(strings.TrimPrefix(key, prefixDeploy), f.value)
+					return
+				}
+				s.deploys.put(f.deploy)
+				s.active[f.deploy.ID] = true
+			})
+		},
+		func() error {
+			return loadAll(ctx, st, prefixTask, decodeJSON[taskRecord], func(_ string, t *taskRecord) { s.addTask(t) })
+		},
+		func() error {
+			return loadAll(ctx, st, prefixAmend, decodeJSON[amendRecord], func(_ string, a *amendRecord) { s.amends[a.ID] = a })
+		},
+		func() error {
+			return loadAll(ctx, st, prefixStep, decodeJSON[lockstepRecord], func(_ string, l *lockstepRecord) { s.locksteps[l.ID] = l })
+		},
+		func() error {
+			return loadAll(ctx, st, prefixIdem, decodeJSON[idemRecord], func(key string, i *idemRecord) {
+				s.idem[strings.TrimPrefix(key, prefixIdem)] = *i
+			})
+		},
+	)
+}
+
+// firstError runs the calls in order, until one fails.
+func firstError(calls ...func() error) error {
+	for _, call := range calls {
+		if err := call(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func decodeJSON[T any](_ string, value []byte) (*T, error) {
+	var v T
+	return &v, json.Unmarshal(value, &v)
+}
+
+// loadPage is how many records are read at once, and decoded by one processor.
+const loadPage = 500
+
+// loadAll reads the records below the prefix, decodes them on all processors while the next ones are read, and puts them in
+// the order of their keys.
+func loadAll[T any](ctx context.Context, st store.Store, prefix string, decode func(key string, value []byte) (T, error), put func(key string, v T)) error {
+	type page struct {
+		keys   []string
+		values []T
+	}
+	var pages []*page
+	decoding, ctx := errgroup.WithContext(ctx)
+	decoding.SetLimit(runtime.GOMAXPROCS(0))
+	after := ""
+	for {
+		records, err := st.List(ctx, prefix, after, loadPage)
+		if err != nil {
+			if failed := decoding.Wait(); failed != nil {
+				return failed // and ended what was read
+			}
+			return err
+		}
+		p := &page{keys: make([]string, len(records)), values: make([]T, len(records))}
+		pages = append(pages, p)
+		decoding.Go(func() (err error) {
+			for i, r := range records {
+				p.keys[i] = r.Key
+				if p.values[i], err = decode(r.Key, r.Value); err != nil {
+					return fmt.Errorf("record %s: %w", r.Key, err)
+				}
+			}
+			return nil
+		})
+		if len(records) < loadPage {
+			break
+		}
+		after = records[len(records)-1].Key
+	}
+	if err := decoding.Wait(); err != nil {
+		return err
+	}
+	for _, p := range pages {
+		for i, key := range p.keys {
+			put(key, p.values[i])
+		}
+	}
+	return nil
+}
