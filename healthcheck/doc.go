@@ -23,6 +23,11 @@
 // interval is stretched by a random part of up to a tenth, so that targets
 // which started together do not stay together.
 //
+// Settled targets were healthy before the owner restarted. Their first probes
+// are 2 ms apart, or closer if their interval has no room for that, so a restart
+// with 20,000 tasks probes little more than before it, and the tasks of open
+// deploys first.
+//
 // EVERY-STATE-ENDS: a probe ends at its timeout, Starting is followed by
 // GraceExpired (once) when its grace passes without success; the probes go on,
 // and what to do about it is the owner's decision.

@@ -19,7 +19,14 @@ type Target struct {
 	// Address is host:port.
 	Address string
 	Check   Check
+	// Settled: it was healthy before, and nobody waits to hear so again. After a
+	// restart of the owner there may be very many of these: their first probes are
+	// spread, so that those of the others are not behind them.
+	Settled bool
 }
+
+// settledPace is the time between the first probes of two settled targets.
+const settledPace = 2 * time.Millisecond
 
 // Event tells a change of one target. Its State is the target's at the time of
 // the change.
@@ -63,6 +70,8 @@ type Prober struct {
 	stopped bool
 	targets map[string]*probed
 	due     dueHeap
+	// settledAt is when the first probe of the next settled target may start.
+	settledAt time.Time
 	// pending are targets with an undelivered event, in order. A target is in
 	// it at most once: the queue is bounded by the number of targets.
 	pending []*probed
@@ -123,8 +132,9 @@ func (p *Prober) Stop() {
 // is closed by Stop.
 func (p *Prober) Events() <-chan Event { return p.events }
 
-// Add starts to probe a target, at once. Adding an ID again with the same
-// address and check changes nothing; with another one the target starts anew.
+// Add starts to probe a target, at once, or, if it is settled, within its
+// interval; its grace begins then. Adding an ID again with the same address and
+// check changes nothing; with another one the target starts anew.
 func (p *Prober) Add(t Target) error {
 	check, err := t.Check.Normalize()
 	if err != nil {
@@ -140,18 +150,32 @@ func (p *Prober) Add(t Target) error {
 		return ErrStopped
 	}
 	if old, ok := p.targets[t.ID]; ok {
-		if old.target == t {
+		if old.target.Address == t.Address && old.target.Check == t.Check {
 			return nil
 		}
 		p.drop(old)
 	} else if len(p.targets) >= p.opts.MaxTargets {
 		return fmt.Errorf("healthcheck: target %s: %d targets are probed already, the limit", t.ID, len(p.targets))
 	}
-	now := time.Now()
-	x := &probed{target: t, state: State{Since: now}, at: now, index: -1}
+	at := time.Now()
+	if t.Settled {
+		at = p.spread(at, check.Interval)
+	}
+	x := &probed{target: t, state: State{Since: at}, at: at, index: -1}
 	p.targets[t.ID] = x
 	p.push(x)
 	return nil
+}
+
+// spread returns when the first probe of a settled target starts: settledPace
+// after the one before it, and within its interval. p.mu must be held.
+func (p *Prober) spread(now time.Time, interval time.Duration) time.Time {
+	if p.settledAt.Before(now) {
+		p.settledAt = now
+	}
+	at := now.Add(p.settledAt.Sub(now) % interval)
+	p.settledAt = p.settledAt.Add(settledPace)
+	return at
 }
 
 // Remove ends the probing of a target; an unknown one is ignored. At most one

@@ -124,6 +124,59 @@ func TestProberBoundsAndSpreadsProbes(t *testing.T) {
 	})
 }
 
+// TestProberSpreadsSettledTargets: who is waited for is probed at once, however many others there are, and those within
+// their interval.
+func TestProberSpreadsSettledTargets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		start, first := time.Now(), map[string]time.Duration{}
+		p := New(Options{MaxInFlight: 10, Probe: func(_ context.Context, t Target) Result {
+			mu.Lock()
+			if _, ok := first[t.ID]; !ok {
+				first[t.ID] = time.Since(start)
+			}
+			mu.Unlock()
+			time.Sleep(time.Millisecond)
+			return Result{}
+		}})
+		defer p.Stop()
+		const n = 3000
+		check := Check{Kind: TCP, Interval: 4 * time.Second, Grace: time.Second}
+		for i := range n {
+			if err := p.Add(Target{ID: fmt.Sprint(i), Address: "h:1", Check: check, Settled: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := p.Add(Target{ID: "waited for", Address: "h:1", Check: check}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range n + 1 {
+			e := read(t, p)
+			if e.Change != BecameHealthy { // its grace is over before most of them are looked at
+				t.Fatal(e)
+			}
+			if i == 2 && first["waited for"] > 2*time.Millisecond {
+				t.Fatalf("who is waited for is probed after %s", first["waited for"])
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		early := 0
+		for id, at := range first {
+			if at > 4*time.Second+20*time.Millisecond {
+				t.Errorf("%s is probed first after %s", id, at)
+			}
+			if at < time.Second {
+				early++
+			}
+		}
+		// 500 a second, and what is beyond the interval of 4 s goes between the first.
+		if early < 990 || early > 1010 {
+			t.Errorf("%d were probed in the first second", early)
+		}
+	})
+}
+
 func TestProberSlowReaderGetsTheLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var bad atomic.Bool

@@ -15,7 +15,7 @@ func (p probes) Add(t engine.ProbeTarget) error {
 	if t.HTTPPath != "" {
 		check.Kind, check.Path = healthcheck.HTTP, t.HTTPPath
 	}
-	return p.prober.Add(healthcheck.Target{ID: t.Task, Address: t.Address, Check: check})
+	return p.prober.Add(healthcheck.Target{ID: t.Task, Address: t.Address, Check: check, Settled: t.Settled})
 }
 
 func (p probes) Remove(task string) { p.prober.Remove(task) }

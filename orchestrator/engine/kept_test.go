@@ -120,3 +120,27 @@ func TestDoneMark(t *testing.T) {
 		}
 	}
 }
+
+// TestWaitedForIsProbedFirst: after a restart the tasks of open Deploys are probed at once, and the others in their turn.
+func TestWaitedForIsProbedFirst(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.want(w.submit(yamlSpec("shop", 2)), deploy.Succeeded, deploy.StepDone)
+		w.want(w.submit(yamlSpec("shop", 2, "command: sick")), deploy.Running, deploy.StepChecking)
+		w.restart()
+		w.probe.mu.Lock()
+		defer w.probe.mu.Unlock()
+		settled := 0
+		for id, target := range w.probe.targets {
+			name, _ := parseTaskID(id)
+			if target.Settled != (name.spec == 1) {
+				t.Errorf("task %s: settled %v", id, target.Settled)
+			}
+			if target.Settled {
+				settled++
+			}
+		}
+		if settled != 2 || len(w.probe.targets) != 4 {
+			t.Errorf("%d of %d targets are settled", settled, len(w.probe.targets))
+		}
+	})
+}

@@ -135,6 +135,8 @@ type ProbeTarget struct {
 	HTTPPath                 string // empty: a TCP connect
 	Interval, Timeout, Grace time.Duration
 	Rise, Fall               int
+	// Settled: nobody waits for the verdict; after a restart those that somebody waits for go first.
+	Settled bool
 }
 
 // Prober probes tasks until they are removed, and tells changes by Engine.HandleProbe.

@@ -43,7 +43,7 @@ func (e *Engine) resume(ctx context.Context) error {
 		case t.State == Queued && ok:
 			e.sendLaunch(t, sp)
 		case t.State == Running:
-			e.probe(t)
+			e.probe(t, t.Role == roleCommitted || t.Role == roleRetiring)
 		}
 		e.maybeKill(t)
 	}

@@ -288,7 +288,7 @@ func (e *Engine) taskLives(t *taskRecord, st TaskState, why string) {
 	if t.RunningAt.IsZero() {
 		t.RunningAt, t.changed = e.batch.now, e.batch.now
 	}
-	e.probe(t)
+	e.probe(t, false)
 	e.feedApp(t.App, deploy.TaskRunning{Task: t.TaskID})
 }
 
@@ -351,8 +351,9 @@ func (e *Engine) tell(t *taskRecord, what string) {
 	e.emit(d, deploy.Event{Type: "task", Task: t.TaskID, Msg: string(t.Role) + " task: " + what}, nil)
 }
 
-// probe starts probing a running task, once it is known where.
-func (e *Engine) probe(t *taskRecord) {
+// probe starts probing a running task, once it is known where. settled: it was healthy in an earlier term, and nothing waits
+// to hear so again.
+func (e *Engine) probe(t *taskRecord, settled bool) {
 	sp, ok := e.s.specs.get(t.App, t.Spec)
 	if !ok || t.State != Running || t.KillOrdered || sp.Health == nil {
 		return
@@ -364,7 +365,7 @@ func (e *Engine) probe(t *taskRecord) {
 	}
 	target := ProbeTarget{
 		Task: t.TaskID, Address: address(t.Host, t.Ports[h.Port()]), Interval: time.Duration(h.Interval), Timeout: time.Duration(h.Timeout),
-		Grace: time.Duration(h.Grace), Rise: h.Rise, Fall: h.Fall,
+		Grace: time.Duration(h.Grace), Rise: h.Rise, Fall: h.Fall, Settled: settled,
 	}
 	if h.HTTP != nil {
 		target.HTTPPath = h.HTTP.Path
