@@ -11,12 +11,15 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/cutover/cutover/internal/flock"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/haproxy"
 	"github.com/cutover/cutover/lbagent/nginx"
+	"github.com/cutover/cutover/lbagent/participant"
+	"github.com/cutover/cutover/lbagent/participant/journal"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -41,6 +44,9 @@ type Config struct {
 	// TLSDir holds ca.pem, cert.pem and key.pem of this Host.
 	TLSDir string `yaml:"tls_dir,omitempty" json:"tls_dir,omitempty"`
 	Proxy  Proxy  `yaml:"proxy" json:"proxy"`
+
+	// restore: the proxy is about to start on the tree.
+	restore bool
 }
 
 // Proxy is the Host's proxy.
@@ -120,12 +126,25 @@ func (c Config) validate() error {
 	return errors.Join(errs...)
 }
 
+// journaled says what the journal wants published of an App. The journal is read when somebody asks for the first time.
+func (c Config) journaled(log *slog.Logger) func(app string) (driver.Section, bool) {
+	read := sync.OnceValue(func() participant.Durable {
+		d, err := journal.Read(c.Dir)
+		if err != nil {
+			log.Error("a published file is damaged, and the journal cannot be read", "err", err)
+		}
+		return d
+	})
+	return func(app string) (driver.Section, bool) { return read().Published(app) }
+}
+
 func (c Config) haproxy(log *slog.Logger) haproxy.Options {
 	return haproxy.Options{
 		Dir: c.Proxy.Dir, BaseConfig: c.Proxy.Base, Binary: c.Proxy.binary(),
 		RuntimeSocket: c.Proxy.RuntimeSocket, MasterSocket: c.Proxy.MasterSocket,
 		Frontends: []haproxy.Frontend{{Name: "cutover", Binds: c.Proxy.Listen}},
-		Logger:    log,
+		Journaled: c.journaled(log), Restore: c.restore,
+		Logger: log,
 	}
 }
 
@@ -133,6 +152,7 @@ func (c Config) nginx(log *slog.Logger) nginx.Options {
 	return nginx.Options{
 		Dir: c.Proxy.Dir, BaseConfig: c.Proxy.Base, Binary: c.Proxy.binary(),
 		Listen: c.Proxy.Listen, SourceAddress: c.Proxy.Source,
+		Journaled: c.journaled(log), Restore: c.restore,
 		Logger: log,
 	}
 }

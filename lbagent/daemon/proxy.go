@@ -10,8 +10,10 @@ import (
 )
 
 // ExecProxy prepares the published tree and becomes the Host's proxy: on success it does not return. The proxy's master
-// keeps this process's pid, so that whoever started it supervises the proxy itself.
+// keeps this process's pid, so that whoever started it supervises the proxy itself. What is damaged in the tree is written
+// again as journaled, whatever the policy on drift: a proxy that starts comes back to the journal.
 func (c Config) ExecProxy(log *slog.Logger) error {
+	c.restore = true
 	if err := c.Bootstrap(log); err != nil {
 		return fmt.Errorf("prepare the tree that the proxy loads: %w", err)
 	}

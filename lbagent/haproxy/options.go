@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"time"
+
+	"github.com/cutover/cutover/lbagent/driver"
 )
 
 // Frontend is one public listener that the group's template declares.
@@ -39,6 +41,13 @@ type Options struct {
 	ReloadTimeout time.Duration
 	// RecheckAfter is how long after the last Publish the whole is checked again in the background; 5 s if zero.
 	RecheckAfter time.Duration
+
+	// Journaled says what the journal of this Host wants published of an App; false: it does not know the App. It is asked
+	// only for Apps whose file is damaged. Nil: nothing is known.
+	Journaled func(app string) (driver.Section, bool)
+	// Restore: HAProxy is about to start on the tree, so a damaged file of an App is written again as journaled. Without it
+	// such a file is left for Survey to tell and Mend to put right.
+	Restore bool
 
 	Logger *slog.Logger
 }

@@ -154,7 +154,8 @@ func withoutChecks() driver.Health {
 	return driver.Health{Kind: driver.HealthTCP, Interval: time.Second, Rise: 1, Fall: 1}
 }
 
-// parseSlotFile reads what renderSlot wrote. It trusts nothing but the comments, and the caller compares the bytes.
+// parseSlotFile reads what renderSlot wrote. It trusts nothing but the comments, and the caller compares the bytes. With an
+// error it returns what it could read.
 func parseSlotFile(text []byte) (published, error) {
 	var p published
 	lines := bufio.NewScanner(bytes.NewReader(text))

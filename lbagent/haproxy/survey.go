@@ -202,13 +202,15 @@ func (t *tree) mend() error {
 	return errors.Join(atomicfile.SyncDir(t.o.currentDir()), atomicfile.SyncDir(t.o.slotsDir()))
 }
 
+// removedDir is where setAside moves files to.
+func (t *tree) removedDir() string { return filepath.Join(t.o.Dir, "removed") }
+
 // setAside moves a file that is not ours to where haproxy does not load it: its owner may want it back.
 func (t *tree) setAside(path string) error {
-	dir := filepath.Join(t.o.Dir, "removed")
-	if err := makeDir(dir); err != nil {
+	if err := makeDir(t.removedDir()); err != nil {
 		return err
 	}
-	to := filepath.Join(dir, filepath.Base(path))
+	to := filepath.Join(t.removedDir(), filepath.Base(path))
 	if err := os.RemoveAll(to); err != nil {
 		return err
 	}

@@ -88,26 +88,10 @@ func (t *tree) load() error {
 		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "10-"), ".cfg")
 		s, ok := parseSlot(name)
 		if !ok {
-			return fmt.Errorf("%s is not ours: remove it, everything in %s is written by lbagent", path, t.o.currentDir())
+			continue // not ours: Survey tells it, and Mend sets it aside
 		}
-		text, err := os.ReadFile(path)
-		if err != nil {
+		if err := t.loadSlot(s, path); err != nil {
 			return err
-		}
-		p, err := parseSlotFile(text)
-		if err != nil {
-			return fmt.Errorf("%s: %w: restore it from a backup, or remove it and let lbagent be synced", path, err)
-		}
-		t.holders[s] = ""
-		if p.App != "" {
-			t.published[s] = p
-			t.assign(p.App, s)
-		}
-		if want := renderSlot(t.o, s, p); !bytes.Equal(text, want) {
-			t.log.Warn("a published file was not as lbagent writes it; it is rendered again from its own comments", "file", path)
-			if err := atomicfile.Replace(path, want); err != nil {
-				return err
-			}
 		}
 	}
 	held, err := os.ReadDir(t.o.slotsDir())
@@ -138,6 +122,90 @@ func (t *tree) load() error {
 		maps.Copy(into, parseMapFile(text))
 	}
 	return nil
+}
+
+// loadSlot reads the file of a slot. A file that is not whole leaves its slot with its App, so that what runs there is not
+// taken for a stranger's (NEVER-ZERO), and what should be published is what the journal says: the file is then a difference
+// like any other, told by Survey and put right as the Group's policy says.
+func (t *tree) loadSlot(s slot, path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	p, damage := parseSlotFile(text)
+	if damage == nil && bytes.Equal(text, renderSlot(t.o, s, p)) {
+		t.take(s, p)
+		return nil
+	}
+	app, err := t.holderOf(s, p)
+	if err != nil {
+		return err
+	}
+	want, known := driver.Section{}, false
+	if app != "" && t.o.Journaled != nil {
+		want, known = t.o.Journaled(app)
+	}
+	switch journaled := slotOf(want, s); {
+	case known && (damage != nil || !bytes.Equal(renderSlot(t.o, s, p), renderSlot(t.o, s, journaled))):
+		t.log.Warn("a published file is damaged; the journal says what it should hold", "file", path, "app", app, "damage", damage)
+		t.take(s, journaled)
+		if !t.o.Restore {
+			return nil
+		}
+		p = journaled
+	case damage != nil:
+		// HAProxy must be able to start, and the agent to be synced.
+		t.log.Error("a published file is damaged, and the journal does not know its App: what can be read of it is written again",
+			"file", path, "app", app, "kept", t.removedDir(), "damage", damage)
+		if p.App = app; app == "" {
+			p = published{}
+		}
+		if err := t.setAside(path); err != nil {
+			return err
+		}
+		t.take(s, p)
+	default:
+		t.log.Warn("a published file was not as lbagent writes it; it is rendered again from its own comments", "file", path)
+		t.take(s, p)
+	}
+	return atomicfile.Replace(path, renderSlot(t.o, s, p))
+}
+
+// take remembers what a slot's file says, or should say.
+func (t *tree) take(s slot, p published) {
+	t.holders[s] = ""
+	if p.App != "" {
+		t.published[s] = p
+		t.assign(p.App, s)
+	}
+}
+
+// holderOf is the App of a slot whose file is not as it was written: by the file's first line, else by the assignment
+// beside it; "" if neither says.
+func (t *tree) holderOf(s slot, p published) (string, error) {
+	app := p.App
+	if app == "" {
+		holder, err := readOptional(filepath.Join(t.o.slotsDir(), s.backend()))
+		if err != nil {
+			return "", err
+		}
+		app = string(holder)
+	}
+	if !appName.MatchString(app) || t.holds(app, s.class) {
+		return "", nil
+	}
+	return app, nil
+}
+
+// slotOf is what the file of the slot says of a published Section.
+func slotOf(want driver.Section, s slot) published {
+	p := published{App: want.App}
+	for _, u := range withoutWarm(want).Upstreams {
+		if classOf(u.Health).name == s.class {
+			p.Upstreams = append(p.Upstreams, u)
+		}
+	}
+	return p
 }
 
 // complete writes what is missing: the Frame, the maps, the first pool.

@@ -162,8 +162,11 @@ func TestOpenTree(t *testing.T) {
 	if err := os.WriteFile(o.mapFile("10-mine.cfg"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openTree(o); err == nil {
-		t.Error("a foreign file among ours was accepted")
+	if tree, err = openTree(o); err != nil {
+		t.Fatalf("a foreign file keeps the agent from starting: %v", err)
+	}
+	if found, err := tree.altered(); err != nil || len(found) != 1 || found[0].want != nil {
+		t.Errorf("a foreign file is not told: %+v, %v", found, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package nginx
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/cutover/cutover/internal/atomicfile"
 	"github.com/cutover/cutover/internal/procfs"
+	"github.com/cutover/cutover/lbagent/nginx/sectionfile"
 )
 
 // orphanGrace is how long workers whose master was killed may finish their requests before a new nginx starts: the
@@ -39,11 +41,42 @@ func BootstrapLua(options Options) error {
 		if err := writeTree(p.frames(), digest, files); err != nil {
 			return fmt.Errorf("nginx: write the Frame %s: %w", tree, err)
 		}
+	} else if o.Restore {
+		if err := restoreLua(o, tree, files); err != nil {
+			return fmt.Errorf("nginx: restore what is damaged: %w", err)
+		}
 	}
 	if err := atomicfile.Symlink(filepath.Join("frames", digest), p.current()); err != nil {
 		return fmt.Errorf("nginx: publish the Frame: %w", err)
 	}
 	return finishBootstrap(o)
+}
+
+// restoreLua writes damaged files of the Frame and of Apps again, for an nginx that is about to start on them.
+func restoreLua(o Options, tree string, frame map[string][]byte) error {
+	for name, want := range frame {
+		path := filepath.Join(tree, name)
+		if text, err := os.ReadFile(path); err == nil && bytes.Equal(text, want) {
+			continue
+		}
+		o.Logger.Warn("a file of the Frame is damaged: it is written again", "file", path)
+		if err := atomicfile.Write(path, want); err != nil {
+			return err
+		}
+	}
+	p := paths{o.Dir}
+	sections, damaged, err := readSections(o, p.apps())
+	if err != nil {
+		return err
+	}
+	for _, app := range damaged {
+		if s, ok := sections[app]; ok {
+			if err := atomicfile.Write(p.sectionFile(app), sectionfile.File(s)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // finishBootstrap is the part that both drivers share.

@@ -2,9 +2,7 @@ package nginx
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"sync"
 
@@ -84,16 +82,4 @@ func checkSection(s driver.Section) error {
 		return &driver.RefusedError{Checker: "cutover section check", Output: err.Error(), Err: err}
 	}
 	return nil
-}
-
-// fileDigest is the digest of the Section in a file; "" if there is none.
-func fileDigest(name string) (string, error) {
-	s, err := readSection(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	return driver.Digest(s), nil
 }

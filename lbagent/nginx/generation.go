@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/cutover/cutover/internal/atomicfile"
+	"github.com/cutover/cutover/internal/ownfile"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/nginx/sectionfile"
 )
@@ -246,8 +247,19 @@ func publishedGeneration(p paths) (uint64, error) {
 	return n, nil
 }
 
-func readGeneration(p paths, n uint64) (map[string]driver.Section, error) {
-	return readSections(filepath.Join(p.tree(n), sectionsDir))
+func readGeneration(o Options, n uint64) (sections map[string]driver.Section, damaged []string, err error) {
+	return readSections(o, filepath.Join((paths{o.Dir}).tree(n), sectionsDir))
+}
+
+// intactGeneration says whether every file of a generation is as it was written for the Sections.
+func intactGeneration(o Options, n uint64, sections map[string]driver.Section) (bool, error) {
+	var c ownfile.Checker
+	for _, f := range generationFiles(o, n, sections) {
+		if a, err := c.Look(f.path, f.want); err != nil || a != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // publishGeneration points current to generation n.
@@ -267,7 +279,19 @@ func BootstrapReload(options Options) error {
 	if err := makeDirs(p.dir, p.run(), p.gens()); err != nil {
 		return err
 	}
+	all, err := generations(p)
+	if err != nil {
+		return fmt.Errorf("nginx: %w", err)
+	}
 	published, err := publishedGeneration(p)
+	if err == nil && published != 0 && !slices.Contains(all, published) {
+		err = fmt.Errorf("%s points to generation %d, which is not there", p.current(), published)
+	}
+	if len(all) > 0 && (err != nil || published == 0) {
+		// The newest is the one that was published last, or was about to be.
+		o.Logger.Warn("the link to the published generation is damaged: it is made again", "generation", all[len(all)-1], "damage", err)
+		published, err = all[len(all)-1], publishGeneration(p, all[len(all)-1])
+	}
 	if err != nil {
 		return fmt.Errorf("nginx: %w", err)
 	}
@@ -278,20 +302,24 @@ func BootstrapReload(options Options) error {
 	sections := map[string]driver.Section{}
 	have := ""
 	if published != 0 {
-		if sections, err = readGeneration(p, published); err != nil {
+		if sections, _, err = readGeneration(o, published); err != nil {
 			return fmt.Errorf("nginx: published generation: %w", err)
 		}
 		text, err := os.ReadFile(filepath.Join(p.tree(published), frameDigest))
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("nginx: published generation: %w", err)
 		}
 		have = strings.TrimSpace(string(text))
 	}
-	if have != digest {
-		all, err := generations(p)
+	anew := have != digest
+	if !anew && o.Restore {
+		intact, err := intactGeneration(o, published, sections)
 		if err != nil {
-			return err
+			return fmt.Errorf("nginx: published generation: %w", err)
 		}
+		anew = !intact
+	}
+	if anew {
 		next := uint64(1)
 		if len(all) > 0 {
 			next = all[len(all)-1] + 1

@@ -64,7 +64,7 @@ func NewLua(options Options) (*Lua, error) {
 	if err := errors.Join(os.RemoveAll(p.stage()), clearLeft(p.frames(), p.apps())); err != nil {
 		return nil, fmt.Errorf("nginx: %w", err)
 	}
-	sections, err := readSections(p.apps())
+	sections, _, err := readSections(o, p.apps())
 	if err != nil {
 		return nil, fmt.Errorf("nginx: published sections: %w (run Bootstrap first)", err)
 	}
@@ -423,7 +423,7 @@ func (d *Lua) Cut(ctx context.Context, app, name string) error {
 func (d *Lua) Apps(ctx context.Context) ([]string, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	sections, err := readSections(d.p.apps())
+	sections, _, err := readSections(d.o, d.p.apps())
 	if err != nil {
 		return nil, err
 	}
@@ -440,5 +440,5 @@ func (d *Lua) PublishedDigest(_ context.Context, app string) (string, error) {
 	if err := sectionfile.CheckApp(app); err != nil {
 		return "", err
 	}
-	return fileDigest(d.p.sectionFile(app))
+	return fileDigest(d.p.sectionFile(app), app)
 }

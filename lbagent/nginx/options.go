@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+
+	"github.com/cutover/cutover/lbagent/driver"
 )
 
 // IncludeName is the name, beside the owner's base configuration, of the link to the published tree.
@@ -36,7 +38,13 @@ type Options struct {
 	KeepGenerations int
 	// ProbeConcurrency bounds the checks in flight; default 64.
 	ProbeConcurrency int
-	Logger           *slog.Logger
+	// Journaled says what the journal of this Host wants published of an App; false: it does not know the App. It is asked
+	// only for Apps whose file is damaged. Nil: nothing is known.
+	Journaled func(app string) (driver.Section, bool)
+	// Restore: nginx is about to start on the tree, so what is damaged in it is written again as journaled. Without it such
+	// a file is left for Survey to tell and Mend to put right.
+	Restore bool
+	Logger  *slog.Logger
 }
 
 // plainPath is what we put into configuration files and Lua strings without quoting.

@@ -1,6 +1,7 @@
 package nginx
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -62,7 +63,7 @@ func NewReload(options Options) (*Reload, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nginx: published generation: %w (run Bootstrap first)", err)
 	}
-	sections, err := readGeneration(p, published)
+	sections, damaged, err := readGeneration(o, published)
 	if err != nil {
 		return nil, fmt.Errorf("nginx: published generation: %w", err)
 	}
@@ -77,9 +78,24 @@ func NewReload(options Options) (*Reload, error) {
 		proved: map[workerKey]uint64{}, loaded: map[uint64]map[string]driver.Section{},
 	}
 	d.open(o, "nginx-reload", frame)
+	d.doubt(damaged)
 	d.check(probe.Config{Generation: d.generationOf}, sections)
 	d.wg.Go(d.watch)
 	return d, nil
+}
+
+// doubt marks the Apps whose Section the published generation cannot tell, unless what nginx loads of them is what the
+// journal says: then it is known what runs all the same (RUNNING = JOURNAL).
+func (d *Reload) doubt(damaged []string) {
+	for _, app := range damaged {
+		block, err := os.ReadFile(filepath.Join(d.p.tree(d.published), "app-"+app+".conf"))
+		if errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+		if err != nil || !bytes.Equal(block, renderApp(d.sections[app])) {
+			d.taint(d.published, []alteredFile{{ownedFile: ownedFile{app: app}}})
+		}
+	}
 }
 
 func (d *Reload) watch() {
@@ -473,5 +489,5 @@ func (d *Reload) PublishedDigest(_ context.Context, app string) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	return fileDigest(filepath.Join(d.p.tree(n), sectionsDir, app+sectionSuffix))
+	return fileDigest(filepath.Join(d.p.tree(n), sectionsDir, app+sectionSuffix), app)
 }

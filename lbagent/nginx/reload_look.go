@@ -163,7 +163,9 @@ func (d *Reload) running(n uint64) (map[string]driver.Section, error) {
 	if ok {
 		return sections, nil
 	}
-	sections, err := readGeneration(d.p, n)
+	o := d.o
+	o.Journaled = nil // what should be there is no evidence: of a damaged file, nothing is known to run
+	sections, _, err := readGeneration(o, n)
 	if err != nil {
 		return nil, fmt.Errorf("%w: nginx runs generation %d: %w", driver.ErrProxyMismatch, n, err)
 	}

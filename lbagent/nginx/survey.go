@@ -248,21 +248,29 @@ func (d *Reload) owned() ([]ownedFile, []string) {
 	n, sections := d.published, d.sections
 	d.mu.Unlock()
 	tree := d.p.tree(n)
+	return generationFiles(d.o, n, sections), []string{tree, filepath.Join(tree, sectionsDir)}
+}
+
+// generationFiles are the files of generation n, if it holds the Sections.
+func generationFiles(o Options, n uint64, sections map[string]driver.Section) []ownedFile {
+	p := paths{o.Dir}
+	tree := p.tree(n)
 	must := func(text []byte, err error) []byte {
 		if err != nil {
 			return fmt.Appendf(nil, "# %v\n", err) // templates that were rendered before do not fail
 		}
 		return text
 	}
+	frame, err := reloadFrameDigest(o)
 	out := []ownedFile{
-		{path: filepath.Join(d.p.generation(n), numberFile), want: func() []byte { return must(renderNumber(d.o, n)) }},
-		{path: filepath.Join(tree, frameFile), want: func() []byte { return must(renderFrame(d.o, sections)) }},
-		{path: filepath.Join(tree, frameDigest), want: func() []byte { return []byte(d.frame + "\n") }},
+		{path: filepath.Join(p.generation(n), numberFile), want: func() []byte { return must(renderNumber(o, n)) }},
+		{path: filepath.Join(tree, frameFile), want: func() []byte { return must(renderFrame(o, sections)) }},
+		{path: filepath.Join(tree, frameDigest), want: func() []byte { return must([]byte(frame+"\n"), err) }},
 	}
 	for app, s := range sections {
 		out = append(out, appFiles(tree, app, s)...)
 	}
-	return out, []string{tree, filepath.Join(tree, sectionsDir)}
+	return out
 }
 
 // appFiles are those of one App in a tree.

@@ -78,6 +78,25 @@ func published(w driver.Section) driver.Section {
 	return w
 }
 
+// Published returns what the files of an App should say by the journal alone, as it is when an agent starts; false: the
+// journal does not say what the proxy should hold.
+func (d Durable) Published(app string) (driver.Section, bool) {
+	sec := d.Sections[app]
+	var open *Txn
+	for _, t := range d.Txns {
+		if t.change(app) != nil {
+			open = t
+		}
+	}
+	if open == nil && (sec == nil || sec.Stray) {
+		return driver.Section{}, false
+	}
+	if sec == nil {
+		sec = &SectionState{App: app, Committed: Section{App: app}}
+	}
+	return published(want(sec, open, keepTarget)), true
+}
+
 // hasWarm: some of w is registered only, which no published file tells.
 func hasWarm(w driver.Section) bool {
 	return slices.ContainsFunc(w.Upstreams, func(u driver.Upstream) bool { return u.Mode == driver.Warm })

@@ -324,7 +324,21 @@ func (w *world) crash() {
 		d = d.Apply(roundTrip(w.t, r))
 	}
 	w.s = Recover(self, d, w.now)
+	w.publishedByTheJournal(d)
 	w.step(Tick{})
+}
+
+// publishedByTheJournal: what the journal alone says of the files is what the machine that starts with it wants there.
+func (w *world) publishedByTheJournal(d Durable) {
+	for _, app := range w.s.Apps() {
+		m := &stepper{s: w.s, now: w.now, ownLive: map[string]bool{}, ownAttempt: map[string]bool{}, reports: map[string]bool{}, lives: w.s.live.own()}
+		sum := m.wanted(app).pubSum
+		if p, ok := d.Published(app); ok && driver.Digest(p) != sum {
+			w.t.Fatal(fmt.Sprintf("%s: the journal says %+v, the machine wants %+v", app, p, *m.wanted(app).want))
+		} else if sec := d.Sections[app]; !ok && sec != nil && !sec.Stray {
+			w.t.Fatal("the journal does not say what " + app + " publishes")
+		}
+	}
 }
 
 func roundTrip(t interface{ Fatal(...any) }, r Record) Record {

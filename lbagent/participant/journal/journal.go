@@ -77,6 +77,12 @@ func Open(opts Options) (*Journal, participant.Durable, error) {
 	return j, c.state, nil
 }
 
+// Read returns what the journal in the directory holds, and changes nothing; an agent may be writing it.
+func Read(dir string) (participant.Durable, error) {
+	c, err := (&Journal{opts: Options{Dir: dir}, fs: OS{}}).replay()
+	return c.state, err
+}
+
 // lockDir takes the directory for this process.
 func lockDir(dir string) (*os.File, error) {
 	f, err := flock.Try(filepath.Join(dir, lockName))

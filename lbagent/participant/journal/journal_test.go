@@ -58,6 +58,10 @@ func TestReplay(t *testing.T) {
 		}
 		d = d.Apply(r).Apply(record(n))
 	}
+	// Beside the agent that writes it, nothing is changed.
+	if read, err := Read(dir); err != nil || asJSON(t, read) != asJSON(t, d) {
+		t.Errorf("read: %+v, %v", read, err)
+	}
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
