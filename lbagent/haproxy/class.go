@@ -51,7 +51,10 @@ type slot struct {
 }
 
 // backend is the slot's name in HAProxy.
-func (s slot) backend() string { return fmt.Sprintf("cutover_%s_%04d", s.class, s.number) }
+func (s slot) backend() string {
+	number := strconv.Itoa(s.number)
+	return "cutover_" + s.class + "_" + "0000"[min(len(number), 4):] + number
+}
 
 func (s slot) compare(o slot) int {
 	return cmp.Or(cmp.Compare(classIndex(s.class), classIndex(o.class)), cmp.Compare(s.number, o.number))

@@ -179,11 +179,40 @@ func (d *Driver) command(ctx context.Context, pid int, commands []string) error 
 	return nil
 }
 
-// observe reads the slots, bracketed. nil reads all.
+// observe reads the slots, bracketed. nil reads all. Those who wait to observe while another observation is under way are
+// served by one: it began after each of them called, and each sees of it what it asked for.
 func (d *Driver) observe(ctx context.Context, slots []slot) (observation, error) {
+	if slots == nil {
+		return d.observeNow(ctx, nil)
+	}
+	obs, err := d.looks.get(ctx, slots, d.observeNow)
+	if err != nil {
+		return observation{}, err
+	}
+	mine := obs
+	mine.servers, mine.missing = make(map[slot][]serverRow, len(slots)), nil
+	for _, s := range slots {
+		if rows, ok := obs.servers[s]; ok {
+			mine.servers[s] = rows
+		}
+		if slices.Contains(obs.missing, s) {
+			mine.missing = append(mine.missing, s)
+		}
+	}
+	return mine, nil
+}
+
+func (d *Driver) observeNow(ctx context.Context, slots []slot) (observation, error) {
 	w, err := d.bracketed(ctx, observationCommands(d.o, slots)...)
 	if err != nil {
 		return observation{}, err
 	}
-	return parseObservation(d.o, slots, w, time.Now())
+	return parseObservation(d.o, slots, w, time.Now(), &d.tables)
+}
+
+// allSlots are those of two questions.
+func allSlots(a, b []slot) []slot {
+	out := slices.Concat(a, b)
+	slices.SortFunc(out, slot.compare)
+	return slices.Compact(out)
 }

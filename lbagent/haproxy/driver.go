@@ -43,8 +43,10 @@ type Driver struct {
 	strangers []stranger
 	tainted   int // pid of the worker that has loaded a file that somebody had altered; 0: none
 
-	masterWord shared[processes]
-	ports      shared[processes]
+	masterWord shared[struct{}, processes]
+	ports      shared[processes, processes]
+	looks      shared[[]slot, observation]
+	tables     routeTables
 
 	checks validator
 	lock   *os.File // the tree is ours alone while the Driver is open
@@ -97,8 +99,8 @@ func New(o Options) (*Driver, error) {
 	d := &Driver{
 		o: o, log: o.Logger, tree: t, lock: lock,
 		worker: commandLine{o.RuntimeSocket}, master: commandLine{o.MasterSocket},
-		reloading: semaphore.NewWeighted(allChanges),
-		health:    map[string]map[string]driver.Health{},
+		reloading: semaphore.NewWeighted(allChanges), looks: shared[[]slot, observation]{merge: allSlots},
+		health: map[string]map[string]driver.Health{},
 	}
 	d.checks.init(o)
 	return d, nil
@@ -141,7 +143,7 @@ func (d *Driver) Check(ctx context.Context) (driver.Info, error) {
 			d.o.RuntimeSocket, answer, d.o.BaseConfig)
 	}
 	if w.mark == "" {
-		_, err := parseObservation(d.o, nil, w, time.Now())
+		_, err := parseObservation(d.o, nil, w, time.Now(), &d.tables)
 		return info, fmt.Errorf("haproxy check: %w", err)
 	}
 	if err := d.healthyReloads(w.procs); err != nil {

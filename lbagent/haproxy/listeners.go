@@ -22,7 +22,7 @@ import (
 // stolen serves nothing while every exit code says that all is well. The kernel's table is asked; where we may not see
 // into HAProxy's process (another user), the frontends are asked for the mark that only our Frame knows.
 func (d *Driver) ownsListeners(ctx context.Context, p processes) error {
-	of, err := d.ports.get(ctx, func(ctx context.Context) (processes, error) { return p, d.lookAtListeners(ctx, p) })
+	of, err := d.ports.get(ctx, p, func(ctx context.Context, p processes) (processes, error) { return p, d.lookAtListeners(ctx, p) })
 	if len(of.current) > 0 && (of.master != p.master || of.current[0] != p.current[0]) {
 		return d.lookAtListeners(ctx, p) // somebody else asked, about other processes
 	}

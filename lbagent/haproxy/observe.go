@@ -104,7 +104,7 @@ type observation struct {
 	mark    string
 	servers map[slot][]serverRow
 	missing []slot // backends that the worker does not have
-	routes  []mapEntry
+	routes  *routeTable
 	stateOf string // header of "show servers state", for the state file
 }
 
@@ -122,14 +122,14 @@ func observationCommands(o Options, slots []slot) []string {
 
 // parseObservation reads the answers to observationCommands. A worker that does not know our maps has not loaded our
 // tree.
-func parseObservation(o Options, slots []slot, w witnessed, at time.Time) (observation, error) {
+func parseObservation(o Options, slots []slot, w witnessed, at time.Time, tables *routeTables) (observation, error) {
 	obs := observation{at: at, procs: w.procs, info: w.info, mark: w.mark, servers: map[slot][]serverRow{}}
 	if w.mark == "" {
 		return obs, fmt.Errorf("%w: worker %d has not loaded %s: add -f %s/ after the owner's configuration to haproxy's command line and restart it",
 			driver.ErrProxyMismatch, w.info.pid, o.currentDir(), o.currentDir())
 	}
 	var err error
-	if obs.routes, err = parseMap(w.answers[0]); err != nil {
+	if obs.routes, err = tables.of(w.answers[0]); err != nil {
 		return obs, fmt.Errorf("%s: %w", routesMap, err)
 	}
 	marks, err := parseMap(w.answers[1])

@@ -1,11 +1,9 @@
 package haproxy
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/cutover/cutover/lbagent/driver"
 )
@@ -188,7 +186,7 @@ func (p *planner) dismiss(at slot, row serverRow) {
 }
 
 // routes makes the worker's map hold exactly the wanted routes of this App.
-func (p *planner) routes(want driver.Section, entries []mapEntry) {
+func (p *planner) routes(want driver.Section, table *routeTable) {
 	wanted := map[string]string{}
 	if len(want.Routes) > 0 {
 		backends := routeBackends(want, p.slots)
@@ -197,14 +195,14 @@ func (p *planner) routes(want driver.Section, entries []mapEntry) {
 		}
 	}
 	have := map[string][]mapEntry{}
-	mine := mentionsAny(p.slots)
-	for _, e := range entries {
-		if _, ok := wanted[e.key]; ok {
+	for key := range wanted {
+		for _, i := range table.byKey[key] {
+			have[key] = append(have[key], table.entries[i])
+		}
+	}
+	for _, i := range table.naming(p.slots) {
+		if e := table.entries[i]; wanted[e.key] == "" && table.parsed[i].ours {
 			have[e.key] = append(have[e.key], e)
-		} else if mine(e.value) {
-			if _, to, ok := parseRoute(e.key, e.value); ok && holdsAny(p.slots, to.backends) {
-				have[e.key] = append(have[e.key], e)
-			}
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(wanted)) {
@@ -243,34 +241,4 @@ func (p *planner) addEntry(name, key, value string) string {
 
 func (p *planner) delEntry(name, key string) string {
 	return fmt.Sprintf("del map %s %s", p.o.mapFile(name), escape(key))
-}
-
-// routesOf returns the routes of the App that holds the slots, as the map says, sorted.
-func routesOf(held map[string]slot, entries []mapEntry) []driver.Route {
-	var out []driver.Route
-	mine := mentionsAny(held)
-	for _, e := range entries {
-		if !mine(e.value) {
-			continue
-		}
-		if r, to, ok := parseRoute(e.key, e.value); ok && holdsAny(held, to.backends) {
-			out = append(out, r)
-		}
-	}
-	slices.SortFunc(out, func(a, b driver.Route) int {
-		return cmp.Or(strings.Compare(a.Host, b.Host), strings.Compare(a.Path, b.Path))
-	})
-	return out
-}
-
-// mentionsAny returns a quick test for values of routes that may name one of the slots: most entries of the map are of
-// other Apps, and are not worth parsing.
-func mentionsAny(held map[string]slot) func(value string) bool {
-	names := make([]string, 0, len(held))
-	for _, s := range held {
-		names = append(names, s.backend())
-	}
-	return func(value string) bool {
-		return slices.ContainsFunc(names, func(name string) bool { return strings.Contains(value, name) })
-	}
 }

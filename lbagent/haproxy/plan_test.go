@@ -37,7 +37,7 @@ func newWorker(o Options) *worker {
 }
 
 func (w *worker) observe() observation {
-	obs := observation{servers: map[slot][]serverRow{}, routes: slices.Clone(w.maps[routesMap])}
+	obs := observation{servers: map[slot][]serverRow{}, routes: newRouteTable(slices.Clone(w.maps[routesMap]))}
 	for s, rows := range w.servers {
 		for _, row := range rows {
 			row.marked = slices.ContainsFunc(w.maps[warmMap], func(e mapEntry) bool { return e.key == s.backend()+"/"+row.name })
@@ -181,7 +181,7 @@ func (w *worker) checksPass() {
 // section is what a Read would say.
 func (w *worker) section(app string, held map[string]slot) driver.Section {
 	obs := w.observe()
-	s := driver.Section{App: app, Routes: routesOf(held, obs.routes)}
+	s := driver.Section{App: app, Routes: obs.routes.routesOf(held)}
 	for _, at := range held {
 		for _, row := range obs.servers[at] {
 			if row.mode() == 0 {

@@ -24,7 +24,7 @@ func (d *Driver) processes(ctx context.Context) (processes, error) {
 	ctx, cancel := context.WithTimeout(ctx, settle)
 	defer cancel()
 	for {
-		p, err := d.masterWord.get(ctx, d.askMaster)
+		p, err := d.masterWord.get(ctx, struct{}{}, d.askMaster)
 		if err == nil {
 			d.lastMaster.Store(int64(p.master))
 			return p, nil
@@ -39,7 +39,7 @@ func (d *Driver) processes(ctx context.Context) (processes, error) {
 }
 
 // askMaster asks once.
-func (d *Driver) askMaster(ctx context.Context) (processes, error) {
+func (d *Driver) askMaster(ctx context.Context, _ struct{}) (processes, error) {
 	answers, err := d.master.ask(ctx, "show proc")
 	if err != nil {
 		return processes{}, err

@@ -193,6 +193,18 @@ func healthExceptions(ups []driver.Upstream) map[string]string {
 	return out
 }
 
+// mentionsAny returns a quick test for values of routes that may name one of the slots: most entries of the map are of
+// other Apps, and are not worth parsing.
+func mentionsAny(held map[string]slot) func(value string) bool {
+	names := make([]string, 0, len(held))
+	for _, s := range held {
+		names = append(names, s.backend())
+	}
+	return func(value string) bool {
+		return slices.ContainsFunc(names, func(name string) bool { return strings.Contains(value, name) })
+	}
+}
+
 func holdsAny(held map[string]slot, backends []string) bool {
 	for _, s := range held {
 		if slices.Contains(backends, s.backend()) {

@@ -51,7 +51,7 @@ func (d *Driver) Read(ctx context.Context, apps ...string) (driver.Reading, erro
 	}
 	for app, slots := range held {
 		health := d.healthOf(app)
-		foreign[app] = doubled(slots, obs.routes)
+		foreign[app] = obs.routes.doubled(slots)
 		for _, s := range slots {
 			foreign[app] = append(foreign[app], foreignIn(obs.servers[s], health)...)
 			for _, server := range obs.servers[s] {
@@ -71,7 +71,7 @@ func (d *Driver) Read(ctx context.Context, apps ...string) (driver.Reading, erro
 		reading.Tombstones = obs.tombstones()
 	}
 	for app, slots := range held {
-		routes := routesOf(slots, obs.routes)
+		routes := obs.routes.routesOf(slots)
 		if len(routes) == 0 && len(rows[app]) == 0 {
 			continue
 		}

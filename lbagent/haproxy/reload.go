@@ -117,7 +117,7 @@ func (d *Driver) reapply(ctx context.Context, before observation) error {
 		held[app][s.class] = s
 	}
 	for app, slots := range held {
-		s := driver.Section{App: app, Routes: routesOf(slots, before.routes)}
+		s := driver.Section{App: app, Routes: before.routes.routesOf(slots)}
 		health := d.healthOf(app)
 		for _, at := range slots {
 			for _, row := range before.servers[at] {

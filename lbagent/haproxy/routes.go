@@ -2,9 +2,11 @@ package haproxy
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/cutover/cutover/lbagent/driver"
 )
@@ -82,6 +84,102 @@ func parseRoute(key, value string) (driver.Route, target, bool) {
 		r.Path = strings.TrimSuffix(path, "/")
 	}
 	return r, t, true
+}
+
+// routeTable is routes.map as a worker told it, with what each value names looked up once: a Host of many Apps has many
+// entries, and each reading is about few of them. It is not changed once made.
+type routeTable struct {
+	entries []mapEntry
+	parsed  []parsedRoute    // of the entry with the same index
+	byKey   map[string][]int // indexes of entries, ascending
+	byName  map[string][]int // the same, by backend that the value names
+}
+
+type parsedRoute struct {
+	route driver.Route
+	to    target
+	ours  bool // written by this package
+}
+
+func newRouteTable(entries []mapEntry) *routeTable {
+	t := &routeTable{entries: entries, parsed: make([]parsedRoute, len(entries)), byKey: make(map[string][]int, len(entries)), byName: make(map[string][]int, len(entries))}
+	for i, e := range entries {
+		p := &t.parsed[i]
+		p.route, p.to, p.ours = parseRoute(e.key, e.value)
+		t.byKey[e.key] = append(t.byKey[e.key], i)
+		for name := range strings.SplitSeq(e.value, ":") {
+			if _, ok := parseSlot(name); ok {
+				t.byName[name] = append(t.byName[name], i)
+			}
+		}
+	}
+	return t
+}
+
+// naming returns the entries whose values name one of the slots, in the order of the map.
+func (t *routeTable) naming(held map[string]slot) []int {
+	var out []int
+	for _, s := range held {
+		out = append(out, t.byName[s.backend()]...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// routesOf returns the routes of the App that holds the slots, sorted.
+func (t *routeTable) routesOf(held map[string]slot) []driver.Route {
+	var out []driver.Route
+	for _, i := range t.naming(held) {
+		if t.parsed[i].ours {
+			out = append(out, t.parsed[i].route)
+		}
+	}
+	slices.SortFunc(out, func(a, b driver.Route) int {
+		return cmp.Or(strings.Compare(a.Host, b.Host), strings.Compare(a.Path, b.Path))
+	})
+	return out
+}
+
+// doubled are sentences about second entries for the routes of the App that holds the slots.
+func (t *routeTable) doubled(held map[string]slot) []string {
+	var out []string
+	mine := t.naming(held)
+	told := map[string]bool{}
+	for _, i := range mine {
+		key := t.entries[i].key
+		if told[key] {
+			continue
+		}
+		told[key] = true
+		for _, other := range t.byKey[key] {
+			if _, is := slices.BinarySearch(mine, other); !is {
+				out = append(out, fmt.Sprintf("the route %s has a second entry: %s", key, t.entries[other].value))
+			}
+		}
+	}
+	return out
+}
+
+// routeTables makes a routeTable of an answer, or has it still: most answers equal the one before.
+type routeTables struct {
+	mu    sync.Mutex
+	text  string
+	table *routeTable
+}
+
+func (c *routeTables) of(text string) (*routeTable, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.table != nil && c.text == text {
+		return c.table, nil
+	}
+	text = strings.Clone(text) // it is part of a larger answer, which is not kept for it
+	entries, err := parseMap(text)
+	if err != nil {
+		return nil, err
+	}
+	c.text, c.table = text, newRouteTable(entries)
+	return c.table, nil
 }
 
 // routeBackends chooses the backends that the App's routes name, of the slots that it holds by class: first the class

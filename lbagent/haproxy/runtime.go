@@ -91,17 +91,16 @@ func succeeded(command, answer string) bool {
 // splitAnswers splits the output of joined commands: each answer ends with an empty line, an empty answer is one.
 func splitAnswers(text string) []string {
 	var answers []string
-	var one strings.Builder
+	begin, at := 0, 0
 	for line := range strings.Lines(text) {
 		if line == "\n" {
-			answers = append(answers, one.String())
-			one.Reset()
-			continue
+			answers = append(answers, text[begin:at])
+			begin = at + 1
 		}
-		one.WriteString(line)
+		at += len(line)
 	}
-	if one.Len() > 0 {
-		answers = append(answers, one.String())
+	if begin < len(text) {
+		answers = append(answers, text[begin:])
 	}
 	return answers
 }

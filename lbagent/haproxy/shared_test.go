@@ -3,6 +3,7 @@ package haproxy
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -10,9 +11,9 @@ import (
 
 // An answer that many share was asked after each of them called.
 func TestSharedAnswersAreAskedAfterTheCall(t *testing.T) {
-	var s shared[int64]
+	var s shared[struct{}, int64]
 	var clock, asked atomic.Int64
-	ask := func(context.Context) (int64, error) {
+	ask := func(context.Context, struct{}) (int64, error) {
 		asked.Add(1)
 		return clock.Add(1), nil
 	}
@@ -21,7 +22,7 @@ func TestSharedAnswersAreAskedAfterTheCall(t *testing.T) {
 		work.Go(func() {
 			for range 200 {
 				called := clock.Add(1)
-				got, err := s.get(t.Context(), ask)
+				got, err := s.get(t.Context(), struct{}{}, ask)
 				if err != nil || got <= called {
 					t.Errorf("called at %d, answered with what was asked at %d: %v", called, got, err)
 					return
@@ -37,11 +38,11 @@ func TestSharedAnswersAreAskedAfterTheCall(t *testing.T) {
 
 // A caller that waits for its turn and gives up takes nobody with it.
 func TestSharedOutlivesAnImpatientAsker(t *testing.T) {
-	var s shared[string]
+	var s shared[struct{}, string]
 	asking, release := make(chan struct{}), make(chan struct{})
 	first := make(chan error, 1)
 	go func() {
-		_, err := s.get(t.Context(), func(context.Context) (string, error) {
+		_, err := s.get(t.Context(), struct{}{}, func(context.Context, struct{}) (string, error) {
 			close(asking)
 			<-release
 			return "first", nil
@@ -52,7 +53,7 @@ func TestSharedOutlivesAnImpatientAsker(t *testing.T) {
 	impatient, cancel := context.WithCancel(t.Context())
 	gaveUp := make(chan error, 1)
 	go func() {
-		_, err := s.get(impatient, func(context.Context) (string, error) { return "never", nil })
+		_, err := s.get(impatient, struct{}{}, func(context.Context, struct{}) (string, error) { return "never", nil })
 		gaveUp <- err
 	}()
 	for waiting := false; !waiting; {
@@ -62,7 +63,7 @@ func TestSharedOutlivesAnImpatientAsker(t *testing.T) {
 	}
 	patient := make(chan string, 1)
 	go func() {
-		got, err := s.get(t.Context(), func(context.Context) (string, error) { return "second", nil })
+		got, err := s.get(t.Context(), struct{}{}, func(context.Context, struct{}) (string, error) { return "second", nil })
 		if err != nil {
 			t.Error(err)
 		}
@@ -78,5 +79,44 @@ func TestSharedOutlivesAnImpatientAsker(t *testing.T) {
 	}
 	if err := <-first; err != nil {
 		t.Error(err)
+	}
+}
+
+// What those want to know who wait together is asked once, and holds what each of them asked for.
+func TestSharedQuestionsAreMerged(t *testing.T) {
+	s := shared[[]slot, []slot]{merge: allSlots}
+	asking, release := make(chan struct{}), make(chan struct{})
+	var asked atomic.Int64
+	ask := func(_ context.Context, q []slot) ([]slot, error) {
+		if asked.Add(1) == 1 {
+			close(asking)
+			<-release
+		}
+		return q, nil
+	}
+	var work sync.WaitGroup
+	want := func(of slot) {
+		work.Go(func() {
+			if got, err := s.get(t.Context(), []slot{of}, ask); err != nil || !slices.Contains(got, of) {
+				t.Errorf("asked for %v, got %v, %v", of, got, err)
+			}
+		})
+	}
+	want(slot{classes[0].name, 1})
+	<-asking
+	for i := range 20 {
+		want(slot{classes[0].name, 2 + i})
+	}
+	for waiting := 0; waiting < 20; {
+		s.mu.Lock()
+		if s.next != nil {
+			waiting = len(s.next.question)
+		}
+		s.mu.Unlock()
+	}
+	close(release)
+	work.Wait()
+	if n := asked.Load(); n != 2 {
+		t.Errorf("asked %d times, want once for the first and once for all others", n)
 	}
 }

@@ -262,16 +262,16 @@ func strangersIn(obs observation, holders map[slot]string) []stranger {
 			}
 		}
 	}
-	for _, e := range obs.routes {
-		_, to, ok := parseRoute(e.key, e.value)
-		if ok && slices.ContainsFunc(to.backends, func(b string) bool { s, _ := parseSlot(b); return holders[s] != "" }) {
+	ofApp := func(p parsedRoute) bool {
+		return p.ours && slices.ContainsFunc(p.to.backends, func(b string) bool { s, _ := parseSlot(b); return holders[s] != "" })
+	}
+	for i, e := range obs.routes.entries {
+		p := obs.routes.parsed[i]
+		if ofApp(p) {
 			continue
 		}
 		// A second entry for the route of an App is told as that App's.
-		if !ok && slices.ContainsFunc(obs.routes, func(other mapEntry) bool {
-			_, to, ours := parseRoute(other.key, other.value)
-			return other.key == e.key && ours && slices.ContainsFunc(to.backends, func(b string) bool { s, _ := parseSlot(b); return holders[s] != "" })
-		}) {
+		if !p.ours && slices.ContainsFunc(obs.routes.byKey[e.key], func(other int) bool { return ofApp(obs.routes.parsed[other]) }) {
 			continue
 		}
 		out = append(out, stranger{entry: e})
@@ -295,27 +295,6 @@ func foreignIn(rows []serverRow, health map[string]driver.Health) []string {
 			out = append(out, fmt.Sprintf("the health checks of %s are switched off", name))
 		case !want && have:
 			out = append(out, fmt.Sprintf("the health checks of %s are switched on", name))
-		}
-	}
-	return out
-}
-
-// doubled are sentences about second entries for the routes of the App that holds the slots.
-func doubled(held map[string]slot, entries []mapEntry) []string {
-	mine := mentionsAny(held)
-	keys := map[string]bool{}
-	for _, e := range entries {
-		if mine(e.value) {
-			keys[e.key] = true
-		}
-	}
-	var out []string
-	if len(keys) == 0 {
-		return nil
-	}
-	for _, e := range entries {
-		if keys[e.key] && !mine(e.value) {
-			out = append(out, fmt.Sprintf("the route %s has a second entry: %s", e.key, e.value))
 		}
 	}
 	return out
