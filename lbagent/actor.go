@@ -10,6 +10,7 @@ import (
 
 	"github.com/cutover/cutover/internal/crashpoint"
 	"github.com/cutover/cutover/lbagent/participant"
+	"github.com/cutover/cutover/lbagent/participant/journal"
 )
 
 // input is one event for the actor. done, if set, is closed once the event was stepped.
@@ -53,6 +54,8 @@ func (a *Agent) act(ctx context.Context) {
 			return
 		case in := <-a.inbox:
 			ev, done = in.event, in.done
+		case a.snapshot = <-a.encoded: // it is installed with the next Records
+			continue
 		case <-timer.C:
 			ev = participant.Tick{}
 		}
@@ -159,21 +162,37 @@ func (a *Agent) append(effects []participant.Effect) error {
 			"actor", r.Origin.Actor, "reason", r.Origin.Reason, "deploy", r.Origin.Deploy, "note", r.Note)
 	}
 	crashAt("after-", records)
-	if needs, overdue := a.journal.NeedsCompaction(); needs {
-		// The state before these Records plus the Records: what the machine holds is one Step ahead of a.state.
+	// The state before these Records plus the Records: what the machine holds is one Step ahead of a.state.
+	after := func() participant.Durable {
 		d := a.state.Load().Durable
 		for _, r := range records {
 			d = d.Apply(r)
 		}
-		// A snapshot of a thousand Apps takes a while, which no open transaction should have to wait for.
-		if len(d.Txns) == 0 || overdue {
-			if err := a.journal.Compact(d); err != nil {
-				return err
-			}
+		return d
+	}
+	if a.journal.NeedsCompaction() {
+		a.compact(a.journal.Snapshot(after()))
+	}
+	// The new file is written here, which no open transaction should have to wait for as long as that can be helped.
+	if s := a.snapshot; s != nil && (s.Behind() > maxBehind || len(after().Txns) == 0) {
+		a.snapshot = nil
+		if err := a.journal.Install(s); err != nil {
+			return err
 		}
 	}
 	a.m.journalSize.Set(float64(a.journal.Size()))
 	return nil
+}
+
+// compact encodes a Snapshot, which takes a while with a thousand Apps, beside the actor.
+func (a *Agent) compact(s *journal.Snapshot) {
+	a.spawn(func() {
+		s.Encode()
+		select {
+		case a.encoded <- s:
+		case <-a.stopping():
+		}
+	})
 }
 
 // crashAt names the moments before and after each kind of Record.

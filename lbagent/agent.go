@@ -29,6 +29,8 @@ const (
 	// shutdownGrace is for the last answers to leave; calls and streams have ended by then.
 	shutdownGrace = 500 * time.Millisecond
 	stopTimeout   = 10 * time.Second
+	// maxBehind is how many bytes may be appended after a snapshot before it is installed in any case.
+	maxBehind = 4 << 20
 	// checkPatience is how long a Prepare waits for the first Check after a start.
 	checkPatience = 5 * time.Second
 )
@@ -50,8 +52,11 @@ type Agent struct {
 	clients   atomic.Pointer[clients] // nil: not counted
 	slots     chan struct{}           // limits driver calls
 
-	journal *journal.Journal // owned by the actor once started
-	work    map[string]*running
+	// What follows is the actor's once it has started.
+	journal  *journal.Journal
+	snapshot *journal.Snapshot // encoded, and not installed yet
+	work     map[string]*running
+	encoded  chan *journal.Snapshot
 
 	mu      sync.Mutex
 	addr    net.Addr
@@ -74,7 +79,7 @@ func New(opts Options) (*Agent, error) {
 	a := &Agent{
 		opts: opts, log: opts.Logger.With("host", opts.Name),
 		inbox: make(chan input, inboxSize), kick: make(chan struct{}, 1), lookAgain: make(chan struct{}, 1),
-		slots: make(chan struct{}, maxWork), work: map[string]*running{}, failed: make(chan error, 2),
+		slots: make(chan struct{}, maxWork), work: map[string]*running{}, failed: make(chan error, 2), encoded: make(chan *journal.Snapshot),
 		ending: make(chan struct{}), contract: contract{first: make(chan struct{})},
 	}
 	var err error
@@ -90,7 +95,7 @@ func New(opts Options) (*Agent, error) {
 
 // openJournal replays the journal and sets the state to what it says.
 func (a *Agent) openJournal() error {
-	j, d, err := journal.Open(journal.Options{Dir: a.opts.Dir, FS: a.opts.JournalFS})
+	j, d, err := journal.Open(journal.Options{Dir: a.opts.Dir, FS: a.opts.JournalFS, MaxSize: a.opts.JournalSize})
 	if err != nil {
 		return fmt.Errorf("open the journal of %s: %w", a.opts.Name, err)
 	}

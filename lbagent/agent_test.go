@@ -3,6 +3,7 @@ package lbagent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"path/filepath"
@@ -188,6 +189,31 @@ func TestRestartOfTheAgent(t *testing.T) {
 		t.Fatalf("again, after a restart: %v", r)
 	}
 	h.expect("shop", map[string]driver.Mode{"b1": driver.Serving})
+}
+
+// TestCompaction: while changes go on, snapshots replace the journal's file, and a restart finds what was committed.
+func TestCompaction(t *testing.T) {
+	h := newHost(t).start()
+	compacted := func() bool {
+		old, err := filepath.Glob(filepath.Join(h.dir, "journal.*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(old) >= 3
+	}
+	var n uint64
+	for ; !compacted(); n++ {
+		if n == 200 {
+			t.Fatal("200 deploys, and the journal has not been compacted three times")
+		}
+		h.deploy(fmt.Sprintf("t%d", n+1), n+1, n, pbSection("shop", fmt.Sprintf("a%d", n)))
+	}
+	h.stop()
+	h.start()
+	h.expect("shop", map[string]driver.Mode{fmt.Sprintf("a%d", n-1): driver.Serving})
+	if v := h.show("shop").GetCommitted().GetVersion().GetTxn(); v != n {
+		t.Errorf("transaction %d is committed after the restart, want %d", v, n)
+	}
 }
 
 // TestSlowCheckAfterRestart: the first Check of a new agent (the proxy's checker on a large configuration) may take longer

@@ -60,7 +60,7 @@ func (h *host) start() *host {
 	h.driver = h.proxy.driver()
 	level := slog.LevelInfo
 	a, err := New(Options{Name: "lb1", Group: "public", Cluster: "test", Dir: h.dir, Listen: "127.0.0.1:0", Driver: h.driver,
-		Version: "test", Logger: slog.New(slog.NewTextHandler(testWriter{h.t}, &slog.HandlerOptions{Level: level})), JournalFS: h.fs, Frontend: h.frontend, ReadyListen: h.readyListen})
+		Version: "test", Logger: slog.New(slog.NewTextHandler(testWriter{h.t}, &slog.HandlerOptions{Level: level})), JournalFS: h.fs, JournalSize: 4 << 10, Frontend: h.frontend, ReadyListen: h.readyListen})
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -49,6 +49,8 @@ type Options struct {
 
 	// JournalFS is for tests; nil: the operating system's.
 	JournalFS journal.FS
+	// JournalSize is how many bytes of records call for a compaction. For tests; 0: the journal's default.
+	JournalSize int64
 	// Listener is for tests; nil: Listen is opened. The Agent closes it.
 	Listener net.Listener
 	// WatchProcess is for tests; nil: the kernel's word.

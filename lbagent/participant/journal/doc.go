@@ -18,8 +18,9 @@
 //     proves nothing of the first).
 //   - A torn tail (the last frame is incomplete, or is wrong, or is zeros) was never acknowledged and is dropped.
 //     Anything wrong before that is corruption: Open refuses and says what to do; it never guesses.
-//   - Open and Compact replace the file by a snapshot: written beside it, fsynced, renamed, directory fsynced. So what
-//     was read from a page cache after a failed fsync is durable again before anyone relies on it.
+//   - Open and Install replace the file by a snapshot: written beside it, fsynced, renamed, directory fsynced. So what
+//     was read from a page cache after a failed fsync is durable again before anyone relies on it. What is appended while
+//     a snapshot is encoded is acknowledged in the old file, and comes behind the snapshot in the new one.
 //   - The file that a snapshot replaces stays as journal.<sequence>, keepHistory of them: who changed what and why
 //     (NO-SILENT-CHANGE) outlives the compaction.
 //   - One process at a time: the directory is locked.

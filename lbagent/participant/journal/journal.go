@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,7 +22,7 @@ const (
 	lockName    = "lock"
 	keepHistory = 8
 	// DefaultMaxSize is where NeedsCompaction begins, in bytes beyond the snapshot.
-	DefaultMaxSize = 8 << 20
+	DefaultMaxSize = 16 << 20
 )
 
 // ErrDead is returned after a write or an fsync has failed: open the Journal again.
@@ -31,7 +32,8 @@ var ErrDead = errors.New("the journal failed before and was not opened again")
 type Options struct {
 	// Dir must exist; the Journal has it for itself. Files are created with mode 0600.
 	Dir string
-	// MaxSize is how many bytes of records, beyond the snapshot, call for a compaction. 0: DefaultMaxSize.
+	// MaxSize is how many bytes of records, beyond the snapshot, call for a compaction. 0: about DefaultMaxSize, by chance
+	// up to a quarter more or less, so that the Hosts of a Group, which write the same, do not compact at the same moment.
 	MaxSize int64
 	// FS is for tests; nil: the operating system's.
 	FS FS
@@ -39,14 +41,16 @@ type Options struct {
 
 // Journal is an open journal. It is used by one goroutine.
 type Journal struct {
-	opts   Options
-	fs     FS
-	lock   *os.File
-	file   File
-	seq    uint64
-	base   int64 // size of header and snapshot
-	size   int64
-	failed error
+	opts Options
+	fs   FS
+	lock *os.File
+	file File
+	seq  uint64
+	base int64 // size of header and snapshot
+	// pending is a compaction under way.
+	pending *Snapshot
+	size    int64
+	failed  error
 	// Torn is how many bytes of a torn tail Open dropped.
 	Torn int64
 }
@@ -56,7 +60,7 @@ type Journal struct {
 // (*CorruptError).
 func Open(opts Options) (*Journal, participant.Durable, error) {
 	if opts.MaxSize <= 0 {
-		opts.MaxSize = DefaultMaxSize
+		opts.MaxSize = DefaultMaxSize*3/4 + rand.Int64N(DefaultMaxSize/2)
 	}
 	if opts.FS == nil {
 		opts.FS = OS{}
@@ -69,7 +73,9 @@ func Open(opts Options) (*Journal, participant.Durable, error) {
 	c, err := j.replay()
 	if err == nil {
 		j.seq, j.Torn = c.seq, c.torn
-		err = j.snapshot(c.state, c.records > 0)
+		s := j.Snapshot(c.state)
+		s.Encode()
+		err = j.install(s, c.records > 0)
 	}
 	if err != nil {
 		return nil, participant.Durable{}, errors.Join(err, lock.Close())
@@ -137,39 +143,67 @@ func (j *Journal) Append(records ...participant.Record) error {
 		return j.failed
 	}
 	j.size += int64(len(frame))
+	if j.pending != nil {
+		j.pending.since = append(j.pending.since, frame...)
+	}
 	return nil
 }
 
 // Size is the size of the file in bytes.
 func (j *Journal) Size() int64 { return j.size }
 
-// NeedsCompaction reports whether the records have outgrown MaxSize or twice the snapshot, whichever is more. Overdue: four
-// times as much, so that it should not wait for a quiet moment any longer.
-func (j *Journal) NeedsCompaction() (needs, overdue bool) {
-	limit := max(j.opts.MaxSize, 2*j.base)
-	return j.failed == nil && j.size-j.base > limit, j.failed == nil && j.size-j.base > 4*limit
+// NeedsCompaction reports whether the records have outgrown MaxSize or twice the snapshot, whichever is more, and no
+// Snapshot is on its way.
+func (j *Journal) NeedsCompaction() bool {
+	return j.failed == nil && j.pending == nil && j.size-j.base > max(j.opts.MaxSize, 2*j.base)
 }
 
-// Compact replaces the file by a snapshot of state, which must be what the records came to. After an error the Journal
-// is dead; the old file or the new one is in place, and both say the same.
-func (j *Journal) Compact(state participant.Durable) error {
+// Snapshot is a compaction under way: first Encode, by any goroutine, then Install.
+type Snapshot struct {
+	state participant.Durable
+	frame []byte
+	err   error
+	since []byte // the frames appended since; only the Journal's goroutine looks at them
+}
+
+// Snapshot begins a compaction. state must be what the records came to. Until its Install, what is appended goes into both
+// files. A Snapshot that was begun before is forgotten.
+func (j *Journal) Snapshot(state participant.Durable) *Snapshot {
+	j.pending = &Snapshot{state: state}
+	return j.pending
+}
+
+// Encode does the long part of the work, which touches no file.
+func (s *Snapshot) Encode() { s.frame, s.err = encodeFrame('S', s.state) }
+
+// Behind is how many bytes were appended since the Snapshot began.
+func (s *Snapshot) Behind() int { return len(s.since) }
+
+// Install replaces the file by the Snapshot, which was encoded, and what was appended since. One that another Snapshot or
+// another Open has taken over is passed over. After an error the Journal is dead; the old file or the new one is in place,
+// and both say the same.
+func (j *Journal) Install(s *Snapshot) error {
 	if j.failed != nil {
 		return fmt.Errorf("%w: %w", ErrDead, j.failed)
 	}
-	if err := j.snapshot(state, true); err != nil {
+	if s != j.pending {
+		return nil
+	}
+	if err := j.install(s, true); err != nil {
 		j.failed = err
 		return err
 	}
 	return nil
 }
 
-// snapshot writes a new file and puts it in the place of the old one, which is kept as history if it holds records.
-func (j *Journal) snapshot(state participant.Durable, history bool) error {
-	frame, err := encodeFrame('S', state)
-	if err != nil {
-		return err
+// install writes a new file and puts it in the place of the old one, which is kept as history if it holds records.
+func (j *Journal) install(s *Snapshot, history bool) error {
+	j.pending = nil
+	if s.err != nil {
+		return s.err
 	}
-	data := append(encodeHeader(j.seq+1), frame...)
+	base := append(encodeHeader(j.seq+1), s.frame...)
+	data := append(base, s.since...)
 	f, err := j.fs.OpenFile(j.path(newName), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("create the journal's snapshot: %w", err)
@@ -198,7 +232,7 @@ func (j *Journal) snapshot(state participant.Durable, history bool) error {
 	if j.file != nil {
 		_ = j.file.Close() // the old file; all of it was fsynced
 	}
-	j.file, j.seq, j.base, j.size = f, j.seq+1, int64(len(data)), int64(len(data))
+	j.file, j.seq, j.base, j.size = f, j.seq+1, int64(len(base)), int64(len(data))
 	return j.dropHistory()
 }
 

@@ -246,6 +246,13 @@ func TestNewerFormatIsRefused(t *testing.T) {
 	}
 }
 
+// compact is a whole compaction, with a record appended before its Install if there is one.
+func compact(j *Journal, d participant.Durable, between ...participant.Record) error {
+	s := j.Snapshot(d)
+	s.Encode()
+	return errors.Join(j.Append(between...), j.Install(s))
+}
+
 func TestCompaction(t *testing.T) {
 	dir := t.TempDir()
 	j, d := open(t, Options{Dir: dir, MaxSize: 500})
@@ -254,13 +261,25 @@ func TestCompaction(t *testing.T) {
 			t.Fatal(err)
 		}
 		d = d.Apply(record(n))
-		if needs, _ := j.NeedsCompaction(); needs {
-			if err := j.Compact(d); err != nil {
-				t.Fatal(err)
-			}
-			if needs, _ := j.NeedsCompaction(); needs {
-				t.Fatal("a fresh snapshot wants compaction")
-			}
+		if !j.NeedsCompaction() {
+			continue
+		}
+		var between []participant.Record
+		if n%2 == 0 {
+			n++
+			between = append(between, record(n))
+		}
+		if err := compact(j, d, between...); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range between {
+			d = d.Apply(r)
+		}
+		if j.NeedsCompaction() {
+			t.Fatal("a fresh snapshot wants compaction")
+		}
+		if c, err := j.replay(); err != nil || cmp.Diff(asJSON(t, d), asJSON(t, c.state)) != "" || c.records != len(between) {
+			t.Fatalf("after record %d the file holds %d records and %s, %v; want %s", n, c.records, asJSON(t, c.state), err, asJSON(t, d))
 		}
 	}
 	old, err := j.History()
@@ -282,6 +301,28 @@ func TestCompaction(t *testing.T) {
 	_, got := open(t, Options{Dir: dir})
 	if diff := cmp.Diff(asJSON(t, d), asJSON(t, got)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A Snapshot that another one has taken over changes nothing, however late it is.
+func TestLateSnapshotIsPassedOver(t *testing.T) {
+	dir := t.TempDir()
+	j, d := open(t, Options{Dir: dir})
+	late := j.Snapshot(d)
+	late.Encode()
+	if err := j.Append(record(1)); err != nil {
+		t.Fatal(err)
+	}
+	d = d.Apply(record(1))
+	if err := compact(j, d); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Install(late); err != nil {
+		t.Fatal(err)
+	}
+	c, err := j.replay()
+	if err != nil || cmp.Diff(asJSON(t, d), asJSON(t, c.state)) != "" {
+		t.Errorf("%s, %v; want %s", asJSON(t, c.state), err, asJSON(t, d))
 	}
 }
 
@@ -376,8 +417,8 @@ func TestFaultEverywhere(t *testing.T) {
 			}
 			acked = i
 			d = d.Apply(record(i))
-			if needs, _ := j.NeedsCompaction(); needs {
-				err = j.Compact(d)
+			if j.NeedsCompaction() {
+				err = compact(j, d)
 			}
 		}
 		if fs.op == "" {
@@ -395,8 +436,8 @@ func TestFaultEverywhere(t *testing.T) {
 			if err := j.Append(record(99)); !errors.Is(err, ErrDead) {
 				t.Fatalf("fault %d (%s): an Append after it: %v", n, fs.op, err)
 			}
-			if err := j.Compact(d); !errors.Is(err, ErrDead) {
-				t.Fatalf("fault %d (%s): a Compact after it: %v", n, fs.op, err)
+			if err := j.Install(j.Snapshot(d)); !errors.Is(err, ErrDead) {
+				t.Fatalf("fault %d (%s): an Install after it: %v", n, fs.op, err)
 			}
 			if err := j.Close(); err != nil {
 				t.Fatal(err)
