@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -45,25 +46,22 @@ func routeKey(r *lbagentv1.Route) string {
 // routeOwner looks in the committed Sections and in the targets of granted transactions, except those of o and of the
 // Apps that o changes in the Group.
 func (c *Conductor) routeOwner(group, want string, except *transaction) (string, bool) {
-	has := func(s *lbagentv1.Section) bool {
-		for _, r := range s.GetRoutes() {
-			if routeKey(r) == want {
-				return true
-			}
-		}
-		return false
-	}
 	for key, s := range c.sections {
-		if key.Group == group && (except == nil || except.changeOf(key) == nil) && has(s.committed.GetSection()) {
+		if key.Group == group && (except == nil || except.changeOf(key) == nil) && hasRoute(s.committed.GetSection(), want) {
 			return key.App, true
 		}
 	}
+	return c.routeAsker(group, want, except)
+}
+
+// routeAsker looks in the targets of granted transactions alone.
+func (c *Conductor) routeAsker(group, want string, except *transaction) (string, bool) {
 	for _, o := range c.txns {
 		if o == except || !o.granted || !o.state.Undecided() {
 			continue
 		}
 		for _, ch := range o.changes {
-			if ch.key.Group == group && has(ch.target) {
+			if ch.key.Group == group && hasRoute(ch.target, want) {
 				return ch.key.App, true
 			}
 		}
@@ -71,12 +69,20 @@ func (c *Conductor) routeOwner(group, want string, except *transaction) (string,
 	return "", false
 }
 
+func hasRoute(s *lbagentv1.Section, key string) bool {
+	return slices.ContainsFunc(s.GetRoutes(), func(r *lbagentv1.Route) bool { return routeKey(r) == key })
+}
+
 // routeConflict says which route of the transaction belongs to another App, or "". The check at the API is a courtesy;
 // this one counts, since the locks are held.
 func (c *Conductor) routeConflict(o *transaction) string {
 	for _, ch := range o.changes {
 		for _, r := range ch.target.GetRoutes() {
-			if owner, taken := c.routeOwner(ch.key.Group, routeKey(r), o); taken && owner != ch.key.App {
+			look := c.routeOwner
+			if own := c.sections[ch.key]; own != nil && !own.committed.GetRemoved() && hasRoute(own.committed.GetSection(), routeKey(r)) {
+				look = c.routeAsker // what is committed for this App is committed for no other: only the open ones are left
+			}
+			if owner, taken := look(ch.key.Group, routeKey(r), o); taken && owner != ch.key.App {
 				return fmt.Sprintf("the route %s%s of group %s belongs to %s; %s wants it too", r.GetHost(), r.GetPath(), ch.key.Group, owner, ch.key.App)
 			}
 		}
