@@ -139,8 +139,11 @@ func loadAverage() string {
 func BenchmarkBars(b *testing.B) {
 	t := &table{}
 	b.Run("deploy", func(b *testing.B) { benchDeploys(b, t) })
-	for _, kind := range []string{"haproxy", "nginx"} {
-		b.Run("change-"+kind, func(b *testing.B) { benchChanges(b, t, kind) })
+	for _, c := range []struct {
+		kind string
+		bar  time.Duration
+	}{{"haproxy", 150 * time.Millisecond}, {"nginx", 300 * time.Millisecond}, {"nginx-reload", 1500 * time.Millisecond}} {
+		b.Run("change-"+c.kind, func(b *testing.B) { benchChanges(b, t, c.kind, c.bar) })
 	}
 	for _, kind := range []string{"haproxy", "nginx"} {
 		b.Run("prepare-"+kind, func(b *testing.B) { benchPrepare(b, t, kind) })

@@ -64,7 +64,9 @@ func (m *stepper) commit(t *Txn) {
 		l.cut = nil
 		l.conv.at = m.now // what was read before the decision does not prove Drained
 	}
-	m.forgetTombstones()
+	if slices.ContainsFunc(t.Changes, func(c TxnChange) bool { return c.Remove }) {
+		m.forgetTombstones()
+	}
 }
 
 // replaced returns the draining upstreams after next becomes the committed Section.
