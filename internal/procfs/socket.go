@@ -96,10 +96,15 @@ func parseHexAddr(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr.Unmap(), uint16(p)), nil
 }
 
-// TCP lists the TCP sockets of the network namespace of this process that keep says.
-func TCP(keep func(Conn) bool) ([]Conn, error) {
+// TCP lists the TCP sockets of the network namespace of this process that keep says. families are those to look at, both if
+// none is named: the kernel walks all connections for each.
+func TCP(keep func(Conn) bool, families ...Family) ([]Conn, error) {
+	if len(families) == 0 {
+		families = []Family{IPv4, IPv6}
+	}
 	var out []Conn
-	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+	for _, f := range families {
+		name := "/proc/net/" + string(f)
 		text, err := os.ReadFile(name)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // a kernel without IPv6

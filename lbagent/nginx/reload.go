@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,6 +40,9 @@ type Reload struct {
 	// tainted are the Apps for which workers of generation taintedIn have loaded something altered.
 	tainted   map[string]bool
 	taintedIn uint64
+	// counted are the sessions by address as they were at countedAt.
+	counted   map[netip.AddrPort]int
+	countedAt time.Time
 }
 
 type upstreamKey struct{ app, name string }
@@ -400,10 +404,11 @@ func (d *Reload) Read(ctx context.Context, apps ...string) (driver.Reading, erro
 		merged[app] = s
 	}
 	d.mu.Unlock()
+	all := maps.Clone(merged)
 	if len(apps) > 0 {
 		maps.DeleteFunc(merged, func(app string, _ driver.Section) bool { return !slices.Contains(apps, app) })
 	}
-	sessions, err := countSessions(before.family, merged)
+	sessions, err := d.sessions(before.family, merged, all)
 	if err != nil {
 		return driver.Reading{}, err
 	}

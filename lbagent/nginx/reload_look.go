@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -191,19 +192,57 @@ func (d *Reload) olderWorkers(c cohort, app, name string) int {
 	return n
 }
 
+// sessionsFor is how old a count of the sessions of what serves may be, which nothing waits for.
+const sessionsFor = time.Second
+
+// sessions returns the connections of all workers to the upstreams, by address: a new count if one of those asked for
+// drains, since its end rests on it, else one that may be as old as sessionsFor. A count walks all connections of the machine.
+func (d *Reload) sessions(f family, asked, all map[string]driver.Section) (map[netip.AddrPort]int, error) {
+	draining := false
+	for _, s := range asked {
+		draining = draining || slices.ContainsFunc(s.Upstreams, func(u driver.Upstream) bool { return u.Mode == driver.Draining })
+	}
+	d.mu.Lock()
+	counted, at := d.counted, d.countedAt
+	d.mu.Unlock()
+	if !draining && time.Since(at) < sessionsFor {
+		return counted, nil
+	}
+	begun := time.Now()
+	counted, err := countSessions(f, all)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if begun.After(d.countedAt) {
+		d.counted, d.countedAt = counted, begun
+	}
+	return counted, nil
+}
+
 // countSessions counts the connections of all workers to each upstream. This Frame keeps no idle connections to upstreams,
 // so each is a request in flight (or a check).
 func countSessions(f family, sections map[string]driver.Section) (map[netip.AddrPort]int, error) {
 	addresses := make(map[netip.AddrPort]netip.AddrPort) // as the kernel writes them -> as we do
+	var families []procfs.Family
 	for _, s := range sections {
 		for _, u := range s.Upstreams {
-			addresses[netip.AddrPortFrom(u.Address.Addr().Unmap(), u.Address.Port())] = u.Address
+			addr := u.Address.Addr().Unmap()
+			addresses[netip.AddrPortFrom(addr, u.Address.Port())] = u.Address
+			of := procfs.IPv4
+			if addr.Is6() {
+				of = procfs.IPv6
+			}
+			if !slices.Contains(families, of) {
+				families = append(families, of)
+			}
 		}
 	}
 	rows, err := procfs.TCP(func(c procfs.Conn) bool {
 		_, ok := addresses[c.Remote]
 		return ok && c.Inode != 0
-	})
+	}, families...)
 	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
