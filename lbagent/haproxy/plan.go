@@ -170,9 +170,6 @@ func (p *planner) dismiss(at slot, row serverRow) {
 	server := at.backend() + "/" + row.name
 	if !row.state.maint() {
 		p.remove = append(p.remove, fmt.Sprintf("set server %s state maint", server))
-		if classNamed(at.class).http {
-			p.remove = append(p.remove, p.delEntry(healthMap, row.name))
-		}
 	}
 	if row.state.checkState&checkEnabled != 0 {
 		p.remove = append(p.remove, "disable health "+server)
@@ -180,8 +177,13 @@ func (p *planner) dismiss(at slot, row serverRow) {
 	if row.marked {
 		p.remove = append(p.remove, p.delEntry(warmMap, server))
 	}
+	// The health path stays as long as the server: a check that is under way reads it when its connection stands, and without
+	// it would ask for another path. Where servers stay until the next reload, so do their paths.
 	if p.deletes {
 		p.attempt = append(p.attempt, "del server "+server)
+		if classNamed(at.class).http {
+			p.attempt = append(p.attempt, p.delEntry(healthMap, row.name))
+		}
 	}
 }
 
