@@ -153,7 +153,7 @@ func FuzzValidateSection(f *testing.F) {
 		if got := strings.Count(text, "\n"); got != strings.Count(string(renderSlot(planOptions, slot{"h1", 1}, published{App: "a", Upstreams: []driver.Upstream{{Name: "b", Address: s.Upstreams[0].Address, Health: driver.Health{Kind: driver.HealthHTTP, Path: "/"}}}})), "\n") {
 			t.Errorf("%+v breaks out of its line:\n%s", s, text)
 		}
-		plan := planner{o: planOptions, slots: map[string]slot{"h1": {"h1", 1}}}.plan(s, observation{})
+		plan := planner{o: planOptions, slots: map[string]slot{"h1": {"h1", 1}}}.plan(s, observation{routes: newRouteTable(nil)})
 		for _, command := range plan.must {
 			for i := 0; i < len(command); i++ {
 				if c := command[i]; c == '\n' || c == ';' && command[i-1] != '\\' {
