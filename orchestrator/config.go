@@ -13,6 +13,7 @@ import (
 	"github.com/cutover/cutover/internal/clientauth"
 	"github.com/cutover/cutover/internal/consulclient"
 	"github.com/cutover/cutover/internal/pki"
+	"github.com/cutover/cutover/orchestrator/registry/consulcatalog"
 )
 
 // roleOrchestrator is in the certificates of orchestrators.
@@ -83,6 +84,29 @@ func (c SharedConfig) Load(cluster string, listener net.Addr, tlsDir string) (*S
 		}
 	}
 	return s, nil
+}
+
+// CatalogConfig is how the catalog that announces Hosts is configured: flags, and the environment as for SharedConfig.
+type CatalogConfig struct {
+	// Address of a Consul agent; empty: there is no catalog.
+	Address, Service, TokenFile string
+	// Env is the environment.
+	Env func(string) string
+}
+
+// Load returns the options of the catalog; nil if there is none.
+func (c CatalogConfig) Load() (*consulcatalog.Options, error) {
+	if c.Address == "" {
+		if c.Service != "" {
+			return nil, errors.New("--catalog-service is the name of a service in the Consul at --catalog: give that, too")
+		}
+		return nil, nil
+	}
+	client, err := consulclient.FromEnv(c.Env, c.TokenFile)
+	if err != nil {
+		return nil, err
+	}
+	return &consulcatalog.Options{Address: c.Address, Client: client, Service: c.Service}, nil
 }
 
 func hasPassword(address string) bool {

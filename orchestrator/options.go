@@ -10,6 +10,7 @@ import (
 
 	"github.com/cutover/cutover/orchestrator/auth"
 	"github.com/cutover/cutover/orchestrator/registry"
+	"github.com/cutover/cutover/orchestrator/registry/consulcatalog"
 )
 
 // Host is a declared load-balancer Host.
@@ -36,6 +37,8 @@ type Options struct {
 	Hosts  []Host
 	// ExactHosts: see registry.Options.Exact.
 	ExactHosts bool
+	// Catalog is a Consul in whose catalog Hosts announce themselves; nil: none. Cluster and Logger are filled in.
+	Catalog *consulcatalog.Options
 	// TLS is shown to the lbagents, and verifies them; nil only if all of them are on loopback addresses.
 	TLS *tls.Config
 	// Serve is the TLS of the API; nil: plain HTTP, on a loopback address only.
@@ -64,8 +67,22 @@ func (o Options) validate() error {
 			errs = append(errs, fmt.Errorf("orchestrator option %s is missing", what))
 		}
 	}
+	if o.Catalog != nil {
+		_, err := o.catalog()
+		errs = append(errs, err)
+	}
 	if o.Shared != nil {
 		errs = append(errs, o.Shared.validate())
 	}
 	return errors.Join(errs...)
+}
+
+// catalog completes the options of the catalog.
+func (o Options) catalog() (consulcatalog.Options, error) {
+	c := *o.Catalog
+	c.Cluster, c.Logger = o.Cluster, o.Logger
+	if err := c.Check(); err != nil {
+		return c, fmt.Errorf("catalog: %w", err)
+	}
+	return c, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/cutover/cutover/orchestrator/engine"
 	"github.com/cutover/cutover/orchestrator/lead"
 	"github.com/cutover/cutover/orchestrator/registry"
+	"github.com/cutover/cutover/orchestrator/registry/consulcatalog"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/txn"
 	"github.com/cutover/cutover/orchestrator/txn/conductor"
@@ -66,13 +67,17 @@ func (t *term) wire(ctx context.Context, opts Options, st store.Store, metrics p
 		hosts[i] = registry.Host{Name: h.Name, Group: h.Group, AgentURL: h.AgentURL, TLS: opts.TLS}
 	}
 	t.registry, err = registry.New(ctx, registry.Options{
-		Cluster: opts.Cluster, Groups: opts.Groups, Hosts: hosts, Exact: opts.ExactHosts, TLS: opts.TLS, Store: st, Fence: fence, Logger: opts.Logger.With("part", "registry"),
+		Cluster: opts.Cluster, Groups: opts.Groups, Hosts: hosts, Exact: opts.ExactHosts, Catalog: opts.Catalog != nil, TLS: opts.TLS, Store: st, Fence: fence, Logger: opts.Logger.With("part", "registry"),
 	})
 	if err != nil {
 		return err
 	}
+	source, err := t.source(opts)
+	if err != nil {
+		return err
+	}
 	t.conductor, err = conductor.New(conductor.Options{
-		Registry: t.registry, Store: st, Fence: fence, Listener: t.engine, Fatal: t.lead.Fatal, Logger: opts.Logger.With("part", "txn"),
+		Registry: t.registry, Source: source, Store: st, Fence: fence, Listener: t.engine, Fatal: t.lead.Fatal, Logger: opts.Logger.With("part", "txn"),
 		Rules:       txn.Rules{Restore: opts.RestoreDeadline, StartCommand: opts.StartCommand, RestartCommand: opts.RestartCommand},
 		HigherEpoch: t.raise,
 	})
@@ -85,6 +90,23 @@ func (t *term) wire(ctx context.Context, opts Options, st store.Store, metrics p
 		PortBlocked: func(_, host string, port uint16) bool { return t.engine.PortBlocked(host, port) },
 	})
 	return err
+}
+
+// source is the catalog that announces Hosts, or nil.
+func (t *term) source(opts Options) (conductor.Source, error) {
+	if opts.Catalog == nil {
+		return nil, nil
+	}
+	conf, err := opts.catalog()
+	if err != nil {
+		return nil, err
+	}
+	c, err := consulcatalog.New(conf)
+	if err != nil {
+		return nil, err
+	}
+	t.cleanups.add("catalog", func(context.Context) error { c.Close(); return nil })
+	return c, nil
 }
 
 func (t *term) start(ctx context.Context, opts Options) error {

@@ -17,6 +17,7 @@ import (
 	"github.com/cutover/cutover/lbagent/daemon"
 	"github.com/cutover/cutover/orchestrator"
 	"github.com/cutover/cutover/orchestrator/auth"
+	"github.com/cutover/cutover/proto/announcement"
 )
 
 // daemons makes the commands that are no clients of the API: the daemons, and the supervisors under `cutover dev`.
@@ -87,6 +88,7 @@ func orchestratorCommand() *cobra.Command {
 		o                                           orchestrator.Options
 		listen, tokenFile, tlsDir, hostsFile, level string
 		shared                                      = orchestrator.SharedConfig{Env: os.Getenv}
+		catalog                                     = orchestrator.CatalogConfig{Env: os.Getenv}
 	)
 	cmd := &cobra.Command{
 		Use: "orchestrator", Short: "Run the orchestrator of a cluster, or one of several", Args: cobra.NoArgs,
@@ -101,6 +103,10 @@ func orchestratorCommand() *cobra.Command {
 				return err
 			}
 			if o.Hosts, o.Groups, err = orchestrator.LoadHosts(hostsFile); err != nil {
+				return err
+			}
+			catalog.TokenFile = shared.ConsulTokenFile
+			if o.Catalog, err = catalog.Load(); err != nil {
 				return err
 			}
 			var conf *tls.Config
@@ -132,6 +138,8 @@ func orchestratorCommand() *cobra.Command {
 	f.StringVar(&shared.StorePasswordFile, "store-password-file", "", "`FILE` with the password of Redis (CUTOVER_STORE_PASSWORD)")
 	f.StringVar(&shared.StoreCA, "store-ca", "", "`FILE` with the authority of a rediss:// store, PEM; empty: the system's")
 	f.StringVar(&shared.Consul, "consul", "", "`URL` of a Consul agent, for several orchestrators; CONSUL_HTTP_TOKEN and CONSUL_CACERT are heard")
+	f.StringVar(&catalog.Address, "catalog", "", "`URL` of a Consul agent in whose catalog hosts announce themselves, with the same token as --consul")
+	f.StringVar(&catalog.Service, "catalog-service", "", "`NAME` of the service whose instances are hosts (default \""+announcement.Service+"\")")
 	f.StringVar(&shared.ConsulTokenFile, "consul-token-file", "", "`FILE` with the token of Consul (CONSUL_HTTP_TOKEN_FILE)")
 	f.DurationVar(&shared.SessionTTL, "session-ttl", 0, "`TIME` after which Consul gives up a silent leader, at least; twice as long at most (default 10s, Consul's own minimum)")
 	f.StringVar(&shared.Name, "name", "", "`NAME` of this one of several orchestrators (default the machine's)")

@@ -62,7 +62,7 @@ type rule struct {
 }
 
 var rules = []rule{
-	{"cmd", []string{"dev", "orchestrator", "lbagent", "mesosframework/localmesos", "internal"}, "a binary is flags and wiring; what it runs lives in dev, orchestrator and lbagent"},
+	{"cmd", []string{"dev", "orchestrator", "lbagent", "mesosframework/localmesos", "proto/announcement", "internal"}, "a binary is flags and wiring; what it runs lives in dev, orchestrator and lbagent"},
 	{"orchestrator", []string{"mesosframework", "healthcheck", "proto", "internal"}, "the orchestrator and the lbagents meet in proto only, on one machine too"},
 	{"lbagent", []string{"proto", "internal"}, "the orchestrator and the lbagents meet in proto only, on one machine too"},
 	{"mesosframework", []string{"proto", "internal"}, "the framework knows Mesos, and nothing of Deploys or proxies"},

@@ -56,17 +56,13 @@ type historyOutput struct{ Body wire.HostHistory }
 
 func (h *Handler) registerHosts(api huma.API) {
 	const tag = "Hosts"
-	huma.Register(api, get(api, "/v1/hosts", "listHosts", tag, "List load-balancer Hosts", "By name."),
+	huma.Register(api, get(api, "/v1/hosts", "listHosts", tag, "List load-balancer Hosts", "By Group and name, with the catalogs that announce them."),
 		func(ctx context.Context, _ *struct{}) (*hostListOutput, error) {
 			list, err := h.service(ctx).Hosts(ctx)
 			if err != nil {
 				return nil, h.failure(ctx, "listing Hosts", err)
 			}
-			out := &hostListOutput{Body: wire.HostList{Hosts: make([]wire.Host, len(list))}}
-			for i := range list {
-				out.Body.Hosts[i] = wire.CompleteHost(list[i])
-			}
-			return out, nil
+			return &hostListOutput{Body: wire.CompleteHosts(list)}, nil
 		})
 
 	huma.Register(api, get(api, "/v1/hosts/{name}", "showHost", tag, "Show a Host",

@@ -53,7 +53,8 @@ type Service interface {
 	// Logs reads up to limit bytes of a task's sandbox file ("stdout", "stderr") from offset; offset -1 means the last limit bytes.
 	Logs(ctx context.Context, task, file string, offset int64, limit int) (LogChunk, error)
 
-	Hosts(ctx context.Context) ([]Host, error)
+	// Hosts lists the Hosts that are known, and what announces them.
+	Hosts(ctx context.Context) (wire.HostList, error)
 	// ShowHost reads the committed and the running state of one Host, now.
 	ShowHost(ctx context.Context, name string) (HostShow, error)
 	// HostDrift reads every difference on one Host between what is committed, on disk and running, now.

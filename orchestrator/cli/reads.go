@@ -213,11 +213,11 @@ func (a *app) lbCommand() *cobra.Command {
 	conn := addConnection(hosts)
 	a.addOutput(hosts)
 	hosts.RunE = a.read(conn, func(ctx context.Context, c *client.Client, _ []string) error {
-		list, err := c.Hosts(ctx)
+		list, err := c.HostList(ctx)
 		if err != nil {
 			return err
 		}
-		return a.answer(wire.HostList{Hosts: list}, func(s screen.Style) []string { return screen.LBHosts(list, a.Now(), s) })
+		return a.answer(list, func(s screen.Style) []string { return screen.LBHosts(list, a.Now(), s) })
 	})
 	cmd.AddCommand(hosts, a.lbShowCommand(), a.lbDriftCommand())
 	cmd.AddCommand(a.lbAdmitCommand(), a.lbReadmitCommand(), a.lbDrainCommand(), a.lbExcludeCommand(), a.lbRemoveCommand(), a.lbResolveCommand(), a.lbLogCommand())
@@ -267,7 +267,7 @@ func (a *app) lbShowCommand() *cobra.Command {
 				out = append(out, screen.LBShow(show, a.Now(), s)...)
 			}
 			if len(all.Hosts) == 0 {
-				out = screen.LBHosts(nil, a.Now(), s)
+				out = screen.LBHosts(wire.HostList{}, a.Now(), s)
 			}
 			return out
 		})

@@ -108,9 +108,15 @@ func (c *Client) Logs(ctx context.Context, task, file string, offset int64, limi
 
 // Hosts lists load-balancer Hosts.
 func (c *Client) Hosts(ctx context.Context) ([]wire.Host, error) {
+	list, err := c.HostList(ctx)
+	return list.Hosts, err
+}
+
+// HostList lists the Hosts, and the catalogs that announce them.
+func (c *Client) HostList(ctx context.Context) (wire.HostList, error) {
 	var list wire.HostList
 	err := c.get(ctx, "/v1/hosts", nil, &list)
-	return list.Hosts, err
+	return list, err
 }
 
 // ShowHost reads the committed and the running state of a Host, now.

@@ -630,8 +630,11 @@ func TestReads(t *testing.T) {
 			t.Fatalf("%+v %v", log, err)
 		}
 		hosts, err := w.e.Hosts(ctx)
-		if err != nil || len(hosts) != 1 || hosts[0].Name != "lb1" {
+		if err != nil || len(hosts.Hosts) != 1 || hosts.Hosts[0].Name != "lb1" {
 			t.Fatalf("%+v %v", hosts, err)
+		}
+		if src := hosts.Sources; len(src) != 1 || src[0].Problem != "away" || src[0].HeardAt != nil || src[0].Since == nil || len(src[0].Refused) != 1 {
+			t.Fatalf("%+v", src)
 		}
 		show, err := w.e.ShowHost(ctx, "lb1")
 		if err != nil || len(show.Sections) != 1 || show.Sections[0].App != "shop" || len(show.Sections[0].Committed) != 1 {

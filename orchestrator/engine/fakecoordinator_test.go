@@ -349,6 +349,10 @@ func (c *fakeCoordinator) Hosts() []txn.HostInfo {
 	return []txn.HostInfo{{Name: "lb1", Group: "public", Connected: true, State: &lbagentv1.HostState{Name: "lb1", Group: "public", Proxy: "haproxy"}}}
 }
 
+func (c *fakeCoordinator) Sources() []txn.SourceInfo {
+	return []txn.SourceInfo{{Source: "consul", Hosts: 1, Problem: "away", Since: time.Unix(1, 0), Refused: []string{"host x: no"}}}
+}
+
 func (c *fakeCoordinator) Groups() []string { return c.groups }
 
 func (c *fakeCoordinator) ChangeMember(_ context.Context, ask txn.MemberAsk) (txn.HostInfo, error) {

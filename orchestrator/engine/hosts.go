@@ -181,18 +181,33 @@ func (e *Engine) HostHistory(ctx context.Context, limit int) ([]wire.HostChange,
 	}
 	out := make([]wire.HostChange, len(list))
 	for i, c := range list {
-		out[i] = wire.HostChange{At: c.At, Host: c.Host, Group: c.Group, What: c.What, From: c.From, To: c.To, View: c.View, Actor: c.Actor, Reason: c.Reason, Proof: c.Proof}
+		out[i] = wire.HostChange{At: c.At, Host: c.Host, Group: c.Group, What: c.What, From: c.From, To: c.To, View: c.View, AgentURL: c.AgentURL, Actor: c.Actor, Reason: c.Reason, Proof: c.Proof}
 	}
 	return out, nil
 }
 
 func membershipInfo(m txn.Membership) wire.Membership {
 	out := wire.Membership{
-		Standing: m.Standing, Drained: m.Drained, Source: m.Source, View: m.View, Policy: m.Policy, Actor: m.Actor, Reason: m.Reason, Proof: m.Proof, Waiting: m.Waiting,
+		Standing: m.Standing, Drained: m.Drained, Announced: m.Announced, Source: m.Source, Notice: m.Notice, View: m.View, Policy: m.Policy, Actor: m.Actor, Reason: m.Reason, Proof: m.Proof, Waiting: m.Waiting,
 	}
 	if !m.At.IsZero() {
 		at := m.At
 		out.At = &at
+	}
+	return out
+}
+
+func sourceInfos(list []txn.SourceInfo) []wire.Source {
+	var out []wire.Source
+	for _, s := range list {
+		w := wire.Source{Source: s.Source, Hosts: s.Hosts, Refused: s.Refused, Problem: s.Problem}
+		if !s.HeardAt.IsZero() {
+			w.HeardAt = &s.HeardAt
+		}
+		if !s.Since.IsZero() {
+			w.Since = &s.Since
+		}
+		out = append(out, w)
 	}
 	return out
 }

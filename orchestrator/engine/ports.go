@@ -181,6 +181,8 @@ type Coordinator interface {
 	// nothing under way may bring back.
 	Released(ctx context.Context, names []string) ([]string, error)
 	Hosts() []txn.HostInfo
+	// Sources are the catalogs that announce Hosts.
+	Sources() []txn.SourceInfo
 	// Groups are the declared Groups, with or without Hosts.
 	Groups() []string
 	// ShowHost reads a Host's committed and running state, now.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cutover/cutover/orchestrator/api"
+	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/deploy"
 	"github.com/cutover/cutover/orchestrator/scheduler"
 	"github.com/cutover/cutover/orchestrator/txn"
@@ -285,17 +286,17 @@ func (e *Engine) Logs(ctx context.Context, task, file string, offset int64, limi
 	return api.LogChunk{Data: strings.ToValidUTF8(string(data), "?"), Offset: at, Next: at + int64(len(data))}, nil
 }
 
-// Hosts lists the declared Hosts.
-func (e *Engine) Hosts(ctx context.Context) ([]api.Host, error) {
+// Hosts lists the Hosts that are known, and what announces them.
+func (e *Engine) Hosts(ctx context.Context) (wire.HostList, error) {
 	if err := e.Ready(ctx); err != nil {
-		return nil, err
+		return wire.HostList{}, err
 	}
 	out := []api.Host{}
 	for _, h := range e.ports.Coordinator.Hosts() {
 		out = append(out, hostInfo(h))
 	}
 	slices.SortFunc(out, func(a, b api.Host) int { return strings.Compare(a.Group+"/"+a.Name, b.Group+"/"+b.Name) })
-	return out, nil
+	return wire.HostList{Hosts: out, Sources: sourceInfos(e.ports.Coordinator.Sources())}, nil
 }
 
 func hostInfo(h txn.HostInfo) api.Host {

@@ -74,11 +74,12 @@ func Decide(ask txn.MemberAsk, old *Membership, seen Seen, now time.Time) (m Mem
 }
 
 func admit(ask txn.MemberAsk, old *Membership) (Membership, bool, error) {
-	if old == nil {
+	// What is remembered of a Host that was removed is not where it is now.
+	if old == nil || old.Standing == Removed && !old.Announced {
 		h := Host{Name: ask.Host, Group: ask.Group, AgentURL: ask.AgentURL}
 		if h.Group == "" || h.AgentURL == "" {
 			return Membership{}, false, memberRefused(txn.MemberUnknown,
-				"no source announces a host %q: declare it in the hosts file, or say --group and --agent-url", ask.Host)
+				"no source announces a host %q: declare it in the hosts file, let its lbagent announce it in Consul, or say --group and --agent-url", ask.Host)
 		}
 		if err := CheckHost(h); err != nil {
 			return Membership{}, false, memberRefused(txn.MemberInvalid, "%v", err)
@@ -86,8 +87,17 @@ func admit(ask txn.MemberAsk, old *Membership) (Membership, bool, error) {
 		return Membership{Host: h.Name, Group: h.Group, AgentURL: h.AgentURL, Source: FromOperator, Standing: Joining}, true, nil
 	}
 	m := *old
+	if m.Ambiguous && (ask.Group == "" || ask.AgentURL == "") {
+		return m, false, memberRefused(txn.MemberState, "host %s: %s", m.Host, m.Notice)
+	}
 	if ask.Group != "" && ask.Group != m.Group {
-		return m, false, memberRefused(txn.MemberState, "host %s belongs to group %s: remove it there first", m.Host, m.Group)
+		if m.Standing.linked() || m.Declared {
+			return m, false, memberRefused(txn.MemberState, "host %s belongs to group %s: remove it there first", m.Host, m.Group)
+		}
+		if err := checkName("group", ask.Group); err != nil {
+			return m, false, memberRefused(txn.MemberInvalid, "%v", err)
+		}
+		m.Group = ask.Group
 	}
 	if ask.AgentURL != "" && ask.AgentURL != m.AgentURL {
 		if m.Standing.linked() {

@@ -27,6 +27,8 @@ type Admit string
 const (
 	// AdmitDeclared: a Host of the hosts file is a member once it is synced; others wait for an operator.
 	AdmitDeclared Admit = "declared"
+	// AdmitAnnounced: a Host that any source announces, the Consul catalog too, is a member once it is synced.
+	AdmitAnnounced Admit = "announced"
 	// AdmitOperator: every Host waits for `cutover lb admit`.
 	AdmitOperator Admit = "operator"
 )
@@ -36,10 +38,10 @@ func ParseAdmit(text string) (Admit, error) {
 	switch a := Admit(text); a {
 	case "":
 		return AdmitDeclared, nil
-	case AdmitDeclared, AdmitOperator:
+	case AdmitDeclared, AdmitAnnounced, AdmitOperator:
 		return a, nil
 	}
-	return "", fmt.Errorf("admit %q: want %s or %s", text, AdmitDeclared, AdmitOperator)
+	return "", fmt.Errorf("admit %q: want %s, %s or %s", text, AdmitDeclared, AdmitAnnounced, AdmitOperator)
 }
 
 // Drift says what a Host does about differences that nobody ordered through Cutover.

@@ -74,7 +74,7 @@ func newLink(h Host, opts Options) *Link {
 func (o Options) tcp(h Host) http.RoundTripper {
 	return &http.Transport{
 		// No proxy of the environment: decisions go straight to the Host.
-		DialContext:         (&net.Dialer{Timeout: o.DialTimeout, KeepAlive: 5 * time.Second}).DialContext,
+		DialContext: (&net.Dialer{Timeout: o.DialTimeout, KeepAlive: 5 * time.Second}).DialContext,
 		// The Host's own name must be certified: an address that a source announces may lead to another Host.
 		TLSClientConfig:     pki.ConfigFor(h.TLS, o.Cluster, roleHost, h.Name),
 		TLSHandshakeTimeout: o.DialTimeout,

@@ -25,8 +25,7 @@ const (
 	Member Standing = "member"
 	// Excluded: it is out of the View, since it is proven to get no traffic. It must be synced before it is a Member again.
 	Excluded Standing = "excluded"
-	// Removed: gone for good. Nobody talks to it; remembered as long as a source announces it, so that it does not come back
-	// by itself.
+	// Removed: gone for good. Nobody talks to it; remembered, so that no source brings it back by itself.
 	Removed Standing = "removed"
 )
 
@@ -42,6 +41,18 @@ const (
 	FromOperator Source = "operator"
 	FromConsul   Source = "consul"
 )
+
+// text names the source for people.
+func (s Source) text() string {
+	switch s {
+	case FromFile:
+		return "the hosts file"
+	case FromConsul:
+		return "the Consul catalog"
+	default:
+		return "an operator"
+	}
+}
 
 // ProofKind says who has proved that a Host gets no traffic.
 type ProofKind string
@@ -81,8 +92,13 @@ type Membership struct {
 	// Last is who made it what it is.
 	Last  Change `json:"last"`
 	Proof *Proof `json:"proof,omitempty"` // of an exclusion or a removal
-	// Announced: a source names the Host in this term.
+	// What sources say of it in this term; never stored. Declared: the hosts file names it. Announced: any source does.
+	Declared  bool `json:"-"`
 	Announced bool `json:"-"`
+	// Notice is what a source says that is not followed, or says no longer; for people.
+	Notice string `json:"-"`
+	// Ambiguous: nobody is a member by it yet, and it is announced in more ways than one.
+	Ambiguous bool `json:"-"`
 }
 
 // InTraffic says whether the Host's readiness endpoint may be green.
@@ -98,6 +114,8 @@ type AuditEntry struct {
 	From string `json:"from"`
 	To   string `json:"to"`
 	View uint64 `json:"view"` // after it
+	// AgentURL is where the Host is reached after it.
+	AgentURL string `json:"agent_url,omitempty"`
 	Change
 	Proof *Proof `json:"proof,omitempty"`
 }
@@ -123,15 +141,15 @@ func auditKey(at time.Time, host string) string {
 // errGroup: a Host cannot be in two Groups.
 var errGroup = errors.New("a host cannot change its group")
 
-// announce is the Membership of a Host that a source names, and what to write down about it ("": nothing new). old is nil
-// if the store has none; fresh: the Group has no View yet, so nothing is committed there that the Host had to be synced
+// declared is the Membership of a Host that the hosts file names, and what to write down about it ("": nothing new). old is
+// nil if the store has none; fresh: the Group has no View yet, so nothing is committed there that the Host had to be synced
 // with, or its View names the Host already.
-func announce(old *Membership, h Host, source Source, admit Admit, fresh bool, now time.Time) (m Membership, what string, err error) {
-	why := Change{Actor: "cutover", Reason: "announced by the " + string(source), At: now}
+func declared(old *Membership, h Host, admit Admit, fresh bool, now time.Time) (m Membership, what string, err error) {
+	why := Change{Actor: "cutover", Reason: "announced by " + FromFile.text(), At: now}
 	if old == nil {
-		m = Membership{Format: membershipFormat, Host: h.Name, Group: h.Group, AgentURL: h.AgentURL, Source: source, Last: why, Announced: true}
+		m = Membership{Format: membershipFormat, Host: h.Name, Group: h.Group, AgentURL: h.AgentURL, Source: FromFile, Last: why, Declared: true, Announced: true}
 		switch {
-		case source != FromFile || admit != AdmitDeclared:
+		case admit == AdmitOperator:
 			m.Standing = Announced
 		case fresh:
 			m.Standing = Member
@@ -141,17 +159,17 @@ func announce(old *Membership, h Host, source Source, admit Admit, fresh bool, n
 		return m, "announce", nil
 	}
 	m = *old
-	m.Announced = true
+	m.Declared, m.Announced = true, true
 	if m.Group != h.Group {
 		return m, "", fmt.Errorf("host %s is in group %s and declared in %s: %w; take it out first: cutover lb remove %s", h.Name, m.Group, h.Group, errGroup, h.Name)
 	}
 	if m.AgentURL != h.AgentURL {
 		m.AgentURL, what = h.AgentURL, "move"
 	}
-	if m.Source != source && (m.Source == FromConsul || source == FromFile) {
-		m.Source, what = source, cmp.Or(what, "announce")
+	if m.Source != FromFile {
+		m.Source, what = FromFile, cmp.Or(what, "announce")
 	}
-	if m.Standing == Announced && source == FromFile && admit == AdmitDeclared {
+	if m.Standing == Announced && admit != AdmitOperator {
 		m.Standing, m.Last, what = Joining, why, "announce"
 	}
 	return m, what, nil

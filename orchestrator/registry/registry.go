@@ -42,6 +42,9 @@ type Options struct {
 	// Exact: Hosts that are not declared have been taken down by whoever declares them, so they are removed for good.
 	// Otherwise they stay what they are until an operator takes them out.
 	Exact bool
+	// Catalog: a catalog announces Hosts too; see Hear. Then a Host that was removed is remembered although nobody announces
+	// it at the moment, so that it does not come back by itself when a catalog names it again.
+	Catalog bool
 	// TLS is the client's configuration for Hosts that are admitted at runtime; see Host.TLS.
 	TLS    *tls.Config
 	Store  store.Store
@@ -91,6 +94,8 @@ type Registry struct {
 	mu      sync.RWMutex
 	views   map[string]View
 	members map[string]Membership // by Host
+	stored  map[string]string     // Host -> Group of the record in the store
+	heard   catalog
 	links   map[string]*Link
 
 	// Set by Start: what a link that comes later needs.
@@ -118,7 +123,7 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 	}
 	r := &Registry{
 		opts: opts, groups: map[string]Group{}, views: map[string]View{}, members: map[string]Membership{}, links: map[string]*Link{},
-		running: map[string]context.CancelFunc{},
+		running: map[string]context.CancelFunc{}, stored: map[string]string{},
 	}
 	for _, g := range opts.Groups {
 		if err := checkName("group", g.Name); err != nil {
@@ -223,7 +228,7 @@ func (r *Registry) load(ctx context.Context) error {
 		if err := json.Unmarshal(rec.Value, &m); err != nil {
 			return fmt.Errorf("record %q is damaged: %w", rec.Key, err)
 		}
-		r.members[host] = m
+		r.members[host], r.stored[host] = m, group
 	}
 	return nil
 }
@@ -240,13 +245,14 @@ func (r *Registry) declare(ctx context.Context) error {
 			old = &m
 		}
 		was := r.views[h.Group]
-		m, what, err := announce(old, h, FromFile, r.groups[h.Group].Admit, was.Number == 0 || slices.Contains(was.Hosts, h.Name), now)
+		m, what, err := declared(old, h, r.groups[h.Group].Admit, was.Number == 0 || slices.Contains(was.Hosts, h.Name), now)
 		if err != nil {
 			return err
 		}
 		r.members[h.Name] = m
 		if what != "" {
 			ops = append(ops, store.Op{Kind: store.Put, Key: memberKey(m.Group, m.Host), Value: encode(m)})
+			r.stored[m.Host] = m.Group
 		}
 		if v, changed := nextView(next[h.Group], m); changed {
 			v.Number = r.views[h.Group].Number + 1
@@ -255,10 +261,11 @@ func (r *Registry) declare(ctx context.Context) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.members)) {
 		m := r.members[name]
-		if m.Announced || m.Standing != Removed && !r.opts.Exact {
+		if m.Declared || m.Standing == Removed && r.opts.Catalog || m.Standing != Removed && (!r.opts.Exact || m.Source != FromFile) {
 			continue
 		}
 		delete(r.members, name)
+		delete(r.stored, name)
 		ops = append(ops, store.Op{Kind: store.Delete, Key: memberKey(m.Group, name)})
 		if m.Standing == Removed {
 			continue
@@ -312,18 +319,22 @@ func (r *Registry) host(m Membership) Host {
 // revision when they are durable. One Host of a Group is changed at a time.
 func (r *Registry) Change(m Membership, what string) (ops []store.Op, install func(store.Revision)) {
 	r.mu.RLock()
-	old, view := r.members[m.Host], r.views[m.Group]
+	old, view, was := r.members[m.Host], r.views[m.Group], r.stored[m.Host]
 	r.mu.RUnlock()
 	m.Format, m.Announced = membershipFormat, old.Announced
 	view.Group = m.Group
 	next, changed := nextView(view, m)
 	entry := AuditEntry{Format: membershipFormat, Group: m.Group, Host: m.Host, What: what, From: string(old.Standing), To: string(m.Standing),
-		View: next.Number, Change: m.Last, Proof: m.Proof}
+		View: next.Number, AgentURL: m.AgentURL, Change: m.Last, Proof: m.Proof}
 	ops = []store.Op{{Kind: store.Put, Key: auditKey(m.Last.At, m.Host), Value: encode(entry)}}
-	if m.Standing == Removed && !m.Announced {
+	forget := m.Standing == Removed && !m.Announced && !r.opts.Catalog
+	if forget {
 		ops = append(ops, store.Op{Kind: store.Delete, Key: memberKey(m.Group, m.Host)})
 	} else {
 		ops = append(ops, store.Op{Kind: store.Put, Key: memberKey(m.Group, m.Host), Value: encode(m)})
+	}
+	if was != "" && was != m.Group { // it was removed there before
+		ops = append(ops, store.Op{Kind: store.Delete, Key: memberKey(was, m.Host)})
 	}
 	if changed {
 		ops = append(ops, viewOp(next))
@@ -337,9 +348,10 @@ func (r *Registry) Change(m Membership, what string) (ops []store.Op, install fu
 			r.opts.Logger.Info("membership of the group changed", "group", m.Group, "view", next.Number, "hosts", next.Hosts, "host", m.Host,
 				"what", what, "actor", m.Last.Actor, "reason", m.Last.Reason)
 		}
-		r.members[m.Host] = m
-		if m.Standing == Removed && !m.Announced {
+		r.members[m.Host], r.stored[m.Host] = r.heard.tell(m), m.Group
+		if forget {
 			delete(r.members, m.Host)
+			delete(r.stored, m.Host)
 		}
 		r.relink(m)
 	}

@@ -61,6 +61,8 @@ type Membership struct {
 	// Announced: a source (the hosts file, Consul) names it.
 	Announced bool
 	Source    string
+	// Notice is what a source says of it that is not followed, or says no longer.
+	Notice string
 	// View is the number of its Group's View.
 	View uint64
 	// Policy of its Group.
@@ -79,5 +81,19 @@ type MemberChange struct {
 	At                          time.Time
 	Host, Group, What, From, To string
 	View                        uint64
+	AgentURL                    string // after it
 	Actor, Reason, Proof        string
+}
+
+// SourceInfo is what is known of a catalog that announces Hosts.
+type SourceInfo struct {
+	Source string
+	// HeardAt is when it announced something new last; zero: it was not read in this term. Hosts is how many it announces.
+	HeardAt time.Time
+	Hosts   int
+	// Refused says which of its entries are not taken, and why.
+	Refused []string
+	// Problem says why it cannot be read, Since when; what it announced last holds.
+	Problem string
+	Since   time.Time
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cutover/cutover/orchestrator/api"
+	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/deploy"
 )
 
@@ -32,9 +33,10 @@ type Service struct {
 	// Fail, if set, is what every read answers.
 	Fail error
 
-	AppViews  map[string]deploy.AppView
-	TaskViews []deploy.TaskView
-	HostViews []api.HostShow
+	AppViews    map[string]deploy.AppView
+	TaskViews   []deploy.TaskView
+	HostViews   []api.HostShow
+	HostSources []wire.Source
 	// Drifts are by the names of Hosts; one that is not there has none.
 	Drifts map[string]api.HostDrift
 
@@ -290,14 +292,14 @@ func (s *Service) Logs(_ context.Context, task, file string, offset int64, limit
 	return s.OnLogs(task, file, offset, limit)
 }
 
-// Hosts lists HostViews.
-func (s *Service) Hosts(context.Context) ([]api.Host, error) {
+// Hosts lists HostViews and HostSources.
+func (s *Service) Hosts(context.Context) (wire.HostList, error) {
 	if s.Fail != nil {
-		return nil, s.Fail
+		return wire.HostList{}, s.Fail
 	}
-	var list []api.Host
+	list := wire.HostList{Sources: s.HostSources}
 	for _, h := range s.HostViews {
-		list = append(list, h.Host)
+		list.Hosts = append(list.Hosts, h.Host)
 	}
 	return list, nil
 }

@@ -53,6 +53,19 @@ func CompleteHost(h Host) Host {
 	return h
 }
 
+// CompleteHosts is Complete for a list of Hosts.
+func CompleteHosts(l HostList) HostList {
+	out := HostList{Hosts: make([]Host, len(l.Hosts)), Sources: make([]Source, len(l.Sources))}
+	for i, h := range l.Hosts {
+		out.Hosts[i] = CompleteHost(h)
+	}
+	for i, s := range l.Sources {
+		s.Refused = some(s.Refused)
+		out.Sources[i] = s
+	}
+	return out
+}
+
 // CompleteShow is Complete for what one Host shows.
 func CompleteShow(s HostShow) HostShow {
 	s.Host = CompleteHost(s.Host)

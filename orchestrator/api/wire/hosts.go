@@ -8,16 +8,28 @@ import (
 
 // Membership is where a Host stands in its Group.
 type Membership struct {
-	Standing string     `json:"standing" enum:"announced,joining,member,excluded,removed"`
-	Drained  bool       `json:"drained,omitempty" doc:"told to be out of traffic by hand"`
-	Source   string     `json:"source,omitempty" enum:"hosts-file,operator,consul" doc:"where the Host is known from"`
-	View     uint64     `json:"view" doc:"number of the Group's View"`
-	Policy   string     `json:"policy" doc:"of the Group: how many Hosts may be missing from a Commit"`
-	Actor    string     `json:"actor,omitempty" doc:"who changed it last"`
-	Reason   string     `json:"reason,omitempty"`
-	At       *time.Time `json:"at,omitempty"`
-	Proof    string     `json:"proof,omitempty" doc:"of an exclusion: why the Host gets no traffic"`
-	Waiting  string     `json:"waiting,omitempty" doc:"what a joining Host lacks to be a member"`
+	Standing  string     `json:"standing" enum:"announced,joining,member,excluded,removed"`
+	Drained   bool       `json:"drained,omitempty" doc:"told to be out of traffic by hand"`
+	Source    string     `json:"source,omitempty" enum:"hosts-file,operator,consul" doc:"where the Host is known from"`
+	Announced bool       `json:"announced" doc:"a source names it now"`
+	Notice    string     `json:"notice,omitempty" doc:"what a source says of it that is not followed, or says no longer"`
+	View      uint64     `json:"view" doc:"number of the Group's View"`
+	Policy    string     `json:"policy" doc:"of the Group: how many Hosts may be missing from a Commit"`
+	Actor     string     `json:"actor,omitempty" doc:"who changed it last"`
+	Reason    string     `json:"reason,omitempty"`
+	At        *time.Time `json:"at,omitempty"`
+	Proof     string     `json:"proof,omitempty" doc:"of an exclusion: why the Host gets no traffic"`
+	Waiting   string     `json:"waiting,omitempty" doc:"what a joining Host lacks to be a member"`
+}
+
+// Source is a catalog that announces Hosts. What it says takes nobody out of a View.
+type Source struct {
+	Source  string     `json:"source" enum:"consul"`
+	HeardAt *time.Time `json:"heard_at,omitempty" doc:"when it announced something new last; absent: it was not read since this orchestrator leads"`
+	Hosts   int        `json:"hosts" doc:"how many it announces"`
+	Refused []string   `json:"refused" doc:"its entries that are not taken, and why"`
+	Problem string     `json:"problem,omitempty" doc:"why it cannot be read now; what it announced last holds"`
+	Since   *time.Time `json:"since,omitempty" doc:"since when there is that problem"`
 }
 
 // Traffic is whether a Host gets client traffic, as it says itself.
@@ -68,16 +80,17 @@ type HostResolution struct {
 
 // HostChange is one change of a Host's membership.
 type HostChange struct {
-	At     time.Time `json:"at"`
-	Host   string    `json:"host"`
-	Group  string    `json:"group"`
-	What   string    `json:"what"`
-	From   string    `json:"from,omitempty"`
-	To     string    `json:"to"`
-	View   uint64    `json:"view" doc:"number of the Group's View after it"`
-	Actor  string    `json:"actor"`
-	Reason string    `json:"reason"`
-	Proof  string    `json:"proof,omitempty"`
+	At       time.Time `json:"at"`
+	Host     string    `json:"host"`
+	Group    string    `json:"group"`
+	What     string    `json:"what"`
+	From     string    `json:"from,omitempty"`
+	To       string    `json:"to"`
+	View     uint64    `json:"view" doc:"number of the Group's View after it"`
+	AgentURL string    `json:"agent_url,omitempty" doc:"where it is reached after it"`
+	Actor    string    `json:"actor"`
+	Reason   string    `json:"reason"`
+	Proof    string    `json:"proof,omitempty"`
 }
 
 // HostHistory lists changes of membership, newest first.

@@ -135,6 +135,8 @@ type TaskList struct {
 // HostList lists Hosts by name.
 type HostList struct {
 	Hosts []Host `json:"hosts"`
+	// Sources are the catalogs that announce Hosts; the hosts file is none.
+	Sources []Source `json:"sources" doc:"the catalogs that announce Hosts"`
 }
 
 // Version says what answers.

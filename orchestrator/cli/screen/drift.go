@@ -40,7 +40,7 @@ func LBDrift(hosts []wire.HostDrift, unknown []HostError, now time.Time, s Style
 		out = append(out, fmt.Sprintf("%s  %s: %s", s.bold(Clean(u.Host)), s.bad("not known"), Clean(u.Error)))
 	}
 	if len(out) == 0 {
-		return LBHosts(nil, now, s)
+		return LBHosts(wire.HostList{}, now, s)
 	}
 	return out
 }

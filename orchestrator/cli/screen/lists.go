@@ -2,6 +2,7 @@ package screen
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -117,26 +118,48 @@ func Ended(t deploy.TaskView) bool {
 }
 
 // LBHosts is the table of load-balancer Hosts.
-func LBHosts(hosts []wire.Host, now time.Time, s Style) []string {
-	if len(hosts) == 0 {
-		return []string{"no hosts; without any, no Deploy with routes can succeed"}
+func LBHosts(list wire.HostList, now time.Time, s Style) []string {
+	if len(list.Hosts) == 0 {
+		return append([]string{"no hosts; without any, no Deploy with routes can succeed"}, sources(list.Sources, s)...)
 	}
-	t := table{head: []string{"HOST", "GROUP", "PROXY", "VERSION", "PROXY PID", "AGENT", "LAST SEEN", "MEMBERSHIP", "SECTIONS", "DRIFT", "OPEN"}}
+	t := table{head: []string{"HOST", "GROUP", "PROXY", "VERSION", "PROXY PID", "AGENT", "LAST SEEN", "MEMBERSHIP", "SOURCE", "SECTIONS", "DRIFT", "OPEN"}}
 	var notes []string
-	for _, h := range needFirst(hosts) {
+	for _, h := range needFirst(list.Hosts) {
 		agent := s.good("connected")
-		if !h.Connected {
+		switch {
+		case h.Connected:
+		case h.Membership.Standing == "announced" || h.Membership.Standing == "removed":
+			agent = "-" // nobody talks to it
+		default:
 			agent = s.bad("away")
 		}
 		seen := "never"
 		if h.LastSeen != nil {
 			seen = Duration(now.Sub(*h.LastSeen)) + " ago"
 		}
-		t.add(Clean(h.Name), Clean(h.Group), orDash(Clean(h.Proxy)), orDash(Clean(h.ProxyVersion)), fmt.Sprint(h.ProxyPID), agent, seen, standing(h, s),
+		t.add(Clean(h.Name), Clean(h.Group), orDash(Clean(h.Proxy)), orDash(Clean(h.ProxyVersion)), fmt.Sprint(h.ProxyPID), agent, seen, standing(h, s), orDash(Clean(h.Membership.Source)),
 			fmt.Sprint(h.Sections), driftCell(h, s), orDash(Clean(strings.Join(h.OpenTxns, " "))))
 		notes = append(notes, hostProblems(h, s)...)
 	}
-	return append(t.lines(s), notes...)
+	return slices.Concat(t.lines(s), notes, sources(list.Sources, s))
+}
+
+// sources is what is wrong with the catalogs that announce Hosts.
+func sources(list []wire.Source, s Style) []string {
+	var out []string
+	for _, src := range list {
+		if src.Problem != "" {
+			line := fmt.Sprintf("the catalog (%s) cannot be read", Clean(src.Source))
+			if src.Since != nil {
+				line += " since " + src.Since.UTC().Format(time.RFC3339)
+			}
+			out = append(out, s.warn(line+": "+Clean(src.Problem)+"; every host stays what it is"))
+		}
+		for _, r := range src.Refused {
+			out = append(out, s.warn(fmt.Sprintf("the catalog (%s): not taken: %s", Clean(src.Source), Clean(r))))
+		}
+	}
+	return out
 }
 
 // driftCell is the number of differences of a Host; "cutover lb drift" tells them.
@@ -151,6 +174,9 @@ func hostProblems(h wire.Host, s Style) []string {
 	var out []string
 	for _, p := range h.Problems {
 		out = append(out, s.bad(Clean(h.Name)+": "+Clean(p)))
+	}
+	if n := h.Membership.Notice; n != "" {
+		out = append(out, s.warn(Clean(h.Name)+": "+Clean(n)))
 	}
 	return out
 }

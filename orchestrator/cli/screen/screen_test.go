@@ -110,8 +110,15 @@ func TestLists(t *testing.T) {
 	golden(t, "list-no-apps", screen.Apps(nil, s))
 	golden(t, "list-tasks", screen.Tasks(apitest.NewStory(id).TaskFailed().Last.Tasks, s))
 	golden(t, "list-deploys", screen.Deploys([]deploy.View{apitest.NewStory("01B").RolledBack().Last, apitest.NewStory("01A").Drained().Last, apitest.NewStory("019").Last}, apitest.At(2*time.Hour), s))
-	golden(t, "list-hosts", screen.LBHosts([]wire.Host{host, away}, apitest.At(0), s))
-	golden(t, "list-no-hosts", screen.LBHosts(nil, apitest.At(0), s))
+	golden(t, "list-hosts", screen.LBHosts(wire.HostList{Hosts: []wire.Host{host, away}}, apitest.At(0), s))
+	golden(t, "list-no-hosts", screen.LBHosts(wire.HostList{}, apitest.At(0), s))
+	announced, lost := away, host
+	announced.Name, announced.Proxy, announced.Membership = "lb3", "", wire.Membership{Standing: "announced", Source: "consul", Announced: true}
+	announced.Problems = []string{"announced at https://10.0.1.13:8600, not admitted: cutover lb admit lb3"}
+	lost.Membership = wire.Membership{Standing: "member", Source: "consul", Notice: "the Consul catalog announces it no longer: it stays member until an operator takes it out"}
+	golden(t, "list-hosts-announced", screen.LBHosts(wire.HostList{Hosts: []wire.Host{lost, announced}, Sources: []wire.Source{
+		{Source: "consul", Problem: "connection refused", Since: &seen, Refused: []string{`host lb4: group "publik" is not declared in the hosts file`}},
+	}}, apitest.At(0), s))
 	golden(t, "show-host", screen.LBShow(wire.HostShow{Host: host, Sections: []wire.SectionShow{
 		{App: "shop", Spec: 2, Version: "7+1", Agrees: true, Routes: []string{"*/shop"}, Digest: "9c1e",
 			Committed: []deploy.UpstreamView{up("shop.2.0", "127.0.0.1:31000", "", "", false)},

@@ -42,6 +42,8 @@ type Options struct {
 	// the log says so.
 	HigherEpoch func(host string, seen uint64)
 	Logger      *slog.Logger
+	// Source announces Hosts besides those that are declared; nil: nobody does.
+	Source Source
 
 	// Rules of the machine; the zero value means txn.DefaultRules.
 	Rules txn.Rules
@@ -192,6 +194,7 @@ func (c *Conductor) Start(ctx context.Context) error {
 	}
 	c.work.Go(c.run)
 	c.reg.Start(c.ctx, c)
+	c.watchSource()
 	return nil
 }
 
@@ -307,6 +310,7 @@ func (c *Conductor) sweep() {
 		c.refresh(c.hosts[name])
 	}
 	c.collectTombstones()
+	c.admitAnnounced()
 }
 
 // post hands f to the owner; false if the Conductor ends first.
@@ -354,13 +358,16 @@ func (c *Conductor) Hosts() []txn.HostInfo {
 	members := c.reg.Members()
 	out := make([]txn.HostInfo, 0, len(members))
 	for _, m := range members {
+		if m.Standing == registry.Removed && !m.Announced {
+			continue // remembered only so that it does not come back by itself
+		}
 		info := txn.HostInfo{Name: m.Host, Group: m.Group, AgentURL: m.AgentURL, Membership: c.membership(m)}
 		if l := c.reg.Link(m.Host); l != nil {
 			i := l.Info()
 			info.Connected, info.Problem, info.LastSeen, info.State, info.Sections = i.Connected, i.Problem, i.LastSeen, i.State, i.Sections
 			info.SentAt = i.SentAt
 		} else if m.Standing == registry.Announced {
-			info.Problem = "not admitted: cutover lb admit " + m.Host
+			info.Problem = fmt.Sprintf("announced at %s, not admitted: cutover lb admit %s", m.AgentURL, m.Host)
 		}
 		c.hostsMu.RLock()
 		h := c.hosts[m.Host]
@@ -375,7 +382,7 @@ func (c *Conductor) Hosts() []txn.HostInfo {
 				info.Membership.Waiting = *why
 			}
 		}
-		if info.Problem == "" && !m.Announced && m.Source == registry.FromFile && m.Standing != registry.Removed {
+		if info.Problem == "" && !m.Announced && m.Source == registry.FromFile {
 			info.Problem = "no longer declared, and still " + string(m.Standing) + ": declare it again, or take it out with cutover lb remove " + m.Host
 		}
 		out = append(out, info)
@@ -387,7 +394,7 @@ func (c *Conductor) membership(m registry.Membership) txn.Membership {
 	v, _ := c.reg.View(m.Group)
 	g, _ := c.reg.Group(m.Group)
 	out := txn.Membership{
-		Standing: string(m.Standing), Drained: m.Drained, Announced: m.Announced, Source: string(m.Source), View: v.Number, Policy: g.Policy.String(),
+		Standing: string(m.Standing), Drained: m.Drained, Announced: m.Announced, Source: string(m.Source), Notice: m.Notice, View: v.Number, Policy: g.Policy.String(),
 		Actor: m.Last.Actor, Reason: m.Last.Reason, At: m.Last.At,
 	}
 	if m.Proof != nil {

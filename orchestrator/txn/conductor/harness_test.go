@@ -156,6 +156,7 @@ type cluster struct {
 	groups  []registry.Group
 	exact   bool // what is not declared was taken down
 	epoch   uint64
+	source  Source // nil: no catalog
 	rules   txn.Rules
 	keep    int // KeepEnded; 0: the default
 
@@ -198,7 +199,7 @@ func (cl *cluster) start() {
 		level = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	reg, err := registry.New(cl.t.Context(), registry.Options{
-		Cluster: "test", Groups: cl.groups, Hosts: cl.declare, Exact: cl.exact, Store: cl.store, Fence: store.Fence{Epoch: cl.epoch}, Logger: level,
+		Cluster: "test", Groups: cl.groups, Hosts: cl.declare, Exact: cl.exact, Catalog: cl.source != nil, Store: cl.store, Fence: store.Fence{Epoch: cl.epoch}, Logger: level,
 		Heartbeat: 500 * time.Millisecond,
 	})
 	if err != nil {
@@ -207,7 +208,7 @@ func (cl *cluster) start() {
 	cl.heard = newRecorder()
 	cl.fatal, cl.ahead = make(chan error, 10), make(chan uint64, 10)
 	cl.Conductor, err = New(Options{
-		Registry: reg, Store: cl.store, Fence: store.Fence{Epoch: cl.epoch}, Listener: cl.heard, Logger: level, Rules: cl.rules,
+		Registry: reg, Store: cl.store, Fence: store.Fence{Epoch: cl.epoch}, Listener: cl.heard, Logger: level, Source: cl.source, Rules: cl.rules,
 		Fatal: func(err error) { cl.fatal <- err }, HigherEpoch: func(_ string, seen uint64) { cl.ahead <- seen },
 		Sweep: 100 * time.Millisecond, KeepEnded: cl.keep,
 	})

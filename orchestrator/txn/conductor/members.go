@@ -235,10 +235,8 @@ func (c *Conductor) join(h *host) {
 	if h.standing != registry.Joining || c.lacks(h) != "" {
 		return
 	}
-	for _, ch := range c.changes[h.group] {
-		if ch.host == h.name {
-			return
-		}
+	if c.changing(h.group, h.name) {
+		return
 	}
 	c.queueChange(&memberChange{
 		group: h.group, host: h.name,
@@ -421,7 +419,7 @@ func (c *Conductor) MemberHistory(ctx context.Context, limit int) ([]txn.MemberC
 	}
 	out := make([]txn.MemberChange, len(entries))
 	for i, e := range entries {
-		out[i] = txn.MemberChange{At: e.At, Host: e.Host, Group: e.Group, What: e.What, From: e.From, To: e.To, View: e.View, Actor: e.Actor, Reason: e.Reason}
+		out[i] = txn.MemberChange{At: e.At, Host: e.Host, Group: e.Group, What: e.What, From: e.From, To: e.To, View: e.View, AgentURL: e.AgentURL, Actor: e.Actor, Reason: e.Reason}
 		if e.Proof != nil {
 			out[i].Proof = e.Proof.Text
 		}
