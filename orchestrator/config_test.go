@@ -72,6 +72,29 @@ func TestSharedConfig(t *testing.T) {
 			}
 		})
 	}
+	for name, c := range map[string]struct {
+		conf orchestrator.CatalogConfig
+		want string // in the error
+		none bool
+	}{
+		"no catalog":     {none: true},
+		"a catalog":      {conf: orchestrator.CatalogConfig{Address: consul, Service: "lb", TokenFile: secret}},
+		"only a service": {conf: orchestrator.CatalogConfig{Service: "lb"}, want: "--catalog"},
+		"no such token":  {conf: orchestrator.CatalogConfig{Address: consul, TokenFile: secret + "x"}, want: secret + "x"},
+	} {
+		c.conf.Env = func(string) string { return "" }
+		got, err := c.conf.Load()
+		switch {
+		case c.want != "":
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s: %v", name, err)
+			}
+		case err != nil || (got == nil) != c.none:
+			t.Errorf("%s: %+v, %v", name, got, err)
+		case got != nil && (got.Address != consul || got.Service != "lb" || got.Client.Token != "s3cret"):
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
 	if conf, err := orchestrator.ServeTLS(loopback, tlsDir); conf != nil || err != nil {
 		t.Errorf("on loopback: %v %v", conf, err)
 	}

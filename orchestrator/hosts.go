@@ -21,8 +21,8 @@ import (
 //	hosts:
 //	  - {name: lb-1, group: public, agent_url: "https://10.0.0.1:8600"}
 //
-// A Group that only a Host names has the defaults: policy all (or all-but(K), percent(P)), admit declared (or operator),
-// drift repair (or report).
+// A Group that only a Host names has the defaults: policy all (or all-but(K), percent(P)), admit declared (or announced, or
+// operator), drift repair (or report).
 func LoadHosts(file string) ([]Host, []registry.Group, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {

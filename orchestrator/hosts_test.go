@@ -52,7 +52,7 @@ func TestHostsFileIsStrict(t *testing.T) {
 		"groups: [{name: a, polcy: all}]":                       `line 1: unknown key "polcy" of a group`,
 		"groups:\n- {name: a}\n- {name: b, policy: most}":       `line 3: policy "most": want all, all-but(K)`,
 		"groups: [{name: a, drift: fix}]":                       `drift "fix": want report or repair`,
-		"groups: [{name: a, admit: anyone}]":                    `admit "anyone": want declared or operator`,
+		"groups: [{name: a, admit: anyone}]":                    `admit "anyone": want declared, announced or operator`,
 		"groups: [{policy: all}]":                               `a group needs a name`,
 		"groups: [{name: a, name: b}]":                          `key name is there twice`,
 		"groups: [{name: a, policy: {all-but: 1}}]":             `policy: want a text`,
