@@ -13,17 +13,15 @@ import (
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
 
-// How often everything on disk is looked at, and how much is told.
+// How long a look at everything on disk may take, and how much is told.
 const (
-	surveyEvery     = 2 * time.Second
-	surveyEveryMany = 5 * time.Second // with more than manyApps
-	surveyTimeout   = 30 * time.Second
-	mendTimeout     = 60 * time.Second
-	maxDrifts       = 128      // of one Survey, in memory
-	maxDiff         = 16 << 10 // bytes of one diff
-	maxSectionDiff  = 2 << 10  // of one diff in a Watch, at most maxShortDrifts of an App
-	maxHostDiff     = 512      // the same of no App, which travels with every message
-	maxShortDrifts  = 4
+	surveyTimeout  = 30 * time.Second
+	mendTimeout    = 60 * time.Second
+	maxDrifts      = 128      // of one Survey, in memory
+	maxDiff        = 16 << 10 // bytes of one diff
+	maxSectionDiff = 2 << 10  // of one diff in a Watch, at most maxShortDrifts of an App
+	maxHostDiff    = 512      // the same of no App, which travels with every message
+	maxShortDrifts = 4
 )
 
 // surveyLoop compares disk and journal, now and then and when a Mend has ended.
@@ -38,14 +36,11 @@ func (a *Agent) surveyLoop(ctx context.Context) {
 		case <-timer.C:
 		case <-a.lookAgain:
 		}
+		began := time.Now()
 		if err := a.survey(ctx); err != nil && ctx.Err() == nil {
 			a.log.Warn("the files of the proxy could not be compared", "err", err)
 		}
-		every := surveyEvery
-		if len(a.state.Load().Durable.Sections) > manyApps {
-			every = surveyEveryMany
-		}
-		timer.Reset(every)
+		timer.Reset(allPause(time.Since(began)))
 	}
 }
 

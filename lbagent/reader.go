@@ -15,10 +15,17 @@ const (
 	urgentGap    = 5 * time.Millisecond   // the least pause before a reading that is asked for anew
 	watchedEvery = 200 * time.Millisecond // a vote was given, or something drains
 	processEvery = 500 * time.Millisecond
-	allEvery     = 2 * time.Second // drift, and the health of what serves
-	allEveryMany = 5 * time.Second // the same with more than manyApps
-	manyApps     = 100
+	// All Apps are read, and all files looked at, as often as takes a hundredth of the time, within these bounds.
+	allEvery    = 2 * time.Second
+	allEveryMax = 10 * time.Second
+	allShare    = 100
 )
+
+// allPause is how long to wait until everything is looked at again (drift, the health of what serves), after a look that
+// took so long.
+func allPause(took time.Duration) time.Duration {
+	return min(max(allEvery, allShare*took), allEveryMax)
+}
 
 // wakeReader lets the reader look at its plan again.
 func (a *Agent) wakeReader() {
@@ -31,6 +38,7 @@ func (a *Agent) wakeReader() {
 // readLoop reads the running proxy as the state asks for it. All Apps that are due go into one Read.
 func (a *Agent) readLoop(ctx context.Context) {
 	var last, lastWatched, lastAll, lastProcess time.Time
+	var allTook time.Duration
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	proxy := proxyWatch{open: a.opts.WatchProcess}
@@ -41,11 +49,7 @@ func (a *Agent) readLoop(ctx context.Context) {
 		proxy.follow(s.Process)
 		now := time.Now()
 		plan := s.ReadPlan()
-		every := allEvery
-		if len(s.Durable.Sections) > manyApps {
-			every = allEveryMany
-		}
-		all := plan.All || now.Sub(lastAll) >= every
+		all := plan.All || now.Sub(lastAll) >= allPause(allTook)
 		var apps []string
 		if now.Sub(last) >= urgentGap {
 			apps = plan.Urgent
@@ -58,6 +62,7 @@ func (a *Agent) readLoop(ctx context.Context) {
 		case all && now.Sub(last) >= urgentGap:
 			last, lastWatched, lastAll, lastProcess = now, now, now, now
 			a.read(ctx, nil)
+			allTook = time.Since(now)
 		case len(apps) > 0:
 			last, lastProcess = now, now
 			if watched {

@@ -21,7 +21,7 @@ const (
 	// coalesce is how long changes gather before they are sent: a transaction changes a Section several times in a row, and
 	// what the coordinator waits for comes in the answers to its calls. A lapse may wait that long, of the two seconds for
 	// which a vote is fresh.
-	coalesce = 10 * time.Millisecond
+	coalesce = 20 * time.Millisecond
 )
 
 // watchers are the open Watch streams. Reports are level-triggered: a watcher keeps the set of Apps that changed, never

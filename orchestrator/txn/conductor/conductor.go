@@ -129,6 +129,8 @@ type host struct {
 	directAt  time.Time
 	// suspects are the Apps to compare with the committed state: something about them changed.
 	suspects map[string]bool
+	// agreed is what was compared last and agreed, by App: the same two need not be compared again.
+	agreed map[string]agreement
 
 	// forgot is what this Host holds and the store does not know, or "". Written by the loop, read by Hosts.
 	forgot atomic.Pointer[string]
@@ -297,6 +299,12 @@ func (c *Conductor) tick() {
 	for _, name := range sortedKeys(c.hosts) {
 		c.reconcile(c.hosts[name])
 	}
+}
+
+// agreement is a Host's report of an App and the committed Section that it agreed with. Neither is ever changed in place.
+type agreement struct {
+	report  *lbagentv1.SectionReport
+	section *section
 }
 
 // sweep is the safety net below the events.

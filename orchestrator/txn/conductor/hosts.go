@@ -300,8 +300,13 @@ func (c *Conductor) disagreement(h *host) (app, why string) {
 		if why := txn.Disagreement(h.reports, app, committed); why != "" {
 			return app, why
 		}
-		if h.reports.Sections[app].GetOpen() == nil {
+		if report := h.reports.Sections[app]; report.GetOpen() == nil {
 			delete(h.suspects, app)
+			if s := c.sections[key]; s != nil && report != nil {
+				h.agreed[app] = agreement{report, s}
+			} else {
+				delete(h.agreed, app)
+			}
 		}
 	}
 	return "", ""
@@ -328,20 +333,24 @@ func (c *Conductor) suspectPart(part int) {
 		}
 		return int(h%fullSweep) == part
 	}
-	var keys []txn.SectionKey
-	for key := range c.sections {
-		if in(key.App) {
-			keys = append(keys, key)
+	known := map[string]map[string]*section{} // by Group and App
+	for key, s := range c.sections {
+		if !in(key.App) {
+			continue
 		}
+		if known[key.Group] == nil {
+			known[key.Group] = map[string]*section{}
+		}
+		known[key.Group][key.App] = s
 	}
 	for _, h := range c.hosts {
-		for _, key := range keys {
-			if key.Group == h.group {
-				h.suspects[key.App] = true
+		for app, s := range known[h.group] {
+			if a := h.agreed[app]; a.section != s || a.report != h.reports.Sections[app] {
+				h.suspects[app] = true
 			}
 		}
 		for app := range h.reports.Sections {
-			if c.sections[txn.SectionKey{Group: h.group, App: app}] == nil {
+			if in(app) && known[h.group][app] == nil {
 				h.suspects[app] = true
 			}
 		}

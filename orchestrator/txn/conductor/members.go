@@ -189,7 +189,7 @@ func (c *Conductor) addHost(l *registry.Link) *host {
 	h := &host{
 		link: l, group: d.Group, name: d.Name, standing: m.Standing, slots: make(chan struct{}, callsPerHost), warming: make(chan struct{}, callsPerHost),
 		downAt:  time.Now(),
-		inDoubt: map[string]*settling{}, suspects: map[string]bool{},
+		inDoubt: map[string]*settling{}, suspects: map[string]bool{}, agreed: map[string]agreement{},
 	}
 	c.hostsMu.Lock()
 	defer c.hostsMu.Unlock()
