@@ -43,7 +43,9 @@ type Config struct {
 	ReadyListen string `yaml:"ready_listen,omitempty" json:"ready_listen,omitempty"`
 	// TLSDir holds ca.pem, cert.pem and key.pem of this Host.
 	TLSDir string `yaml:"tls_dir,omitempty" json:"tls_dir,omitempty"`
-	Proxy  Proxy  `yaml:"proxy" json:"proxy"`
+	// Announce is where this Host announces itself; absent: nowhere.
+	Announce *Announce `yaml:"announce,omitempty" json:"announce,omitempty"`
+	Proxy    Proxy     `yaml:"proxy" json:"proxy"`
 
 	// restore: the proxy is about to start on the tree.
 	restore bool
@@ -117,6 +119,12 @@ func (c Config) validate() error {
 	}
 	if _, err := netip.ParseAddrPort(c.ReadyListen); c.ReadyListen != "" && err != nil {
 		errs = append(errs, fmt.Errorf("ready_listen: %w", err))
+	}
+	if c.Announce != nil {
+		o := c.announcement()
+		if err := o.Check(); err != nil {
+			errs = append(errs, fmt.Errorf("announce: %w", err))
+		}
 	}
 	switch c.Proxy.Kind {
 	case HAProxy, NginxLua, NginxReload:

@@ -24,6 +24,10 @@ func (c Config) Run(ctx context.Context, version string, log *slog.Logger) error
 			return err
 		}
 	}
+	announcer, err := c.announcer(os.Getenv, log)
+	if err != nil {
+		return fmt.Errorf("announce: %w", err)
+	}
 	// The proxy may start before or after: both find the same tree.
 	if err := c.Bootstrap(log); err != nil {
 		return fmt.Errorf("prepare the tree that the proxy loads: %w", err)
@@ -39,5 +43,8 @@ func (c Config) Run(ctx context.Context, version string, log *slog.Logger) error
 	if err != nil {
 		return errors.Join(err, drv.Close())
 	}
-	return agent.Run(ctx)
+	if announcer == nil {
+		return agent.Run(ctx)
+	}
+	return c.announced(ctx, announcer, log, agent.Run)
 }
