@@ -80,6 +80,24 @@ func CheckAborted(apps []string, a *lbagentv1.Aborted) error {
 	return nil
 }
 
+// CheckAnswer checks a yes of a Host against its own evidence, for all changes of its Group; app is the one that the evidence
+// does not bear out.
+func CheckAnswer(call Call, changes []Change, dead map[string]bool, evidence []*lbagentv1.Evidence, aborted *lbagentv1.Aborted) (app string, err error) {
+	for _, ch := range changes {
+		switch call {
+		case CallActivate, CallVerify:
+			err = CheckVerified(ch.Key.App, ch.Target, ch.Base.GetSection(), dead, evidence)
+		case CallAbort:
+			err = CheckAborted([]string{ch.Key.App}, aborted)
+		default: // Ready is proved again at Activate, Committed by Drained
+		}
+		if err != nil {
+			return ch.Key.App, err
+		}
+	}
+	return "", nil
+}
+
 // names of the upstreams of a Section.
 func names(s *lbagentv1.Section) map[string]bool {
 	out := map[string]bool{}

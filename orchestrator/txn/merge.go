@@ -31,6 +31,24 @@ type Undone struct {
 	Stuck bool
 }
 
+// Undone says why the transaction, which is rolled back, was undone. wasStuck: it was StuckRestoring before.
+func (s State) Undone(wasStuck bool, now time.Time) Undone {
+	return Undone{Cause: s.Cause, Stuck: wasStuck, Blamed: s.Blamed(),
+		Expired: !now.Before(s.Deadline) && (s.Cause == CauseDeadline || s.Cause == CauseHostMissing)}
+}
+
+// Blamed are the Apps that the refusals of Hosts name, sorted.
+func (s State) Blamed() []string {
+	var out []string
+	for _, h := range s.Hosts {
+		if app := h.Refusal.GetApp(); h.Vote == VoteFailed && app != "" {
+			out = append(out, app)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // Regroup says how the units of a merged transaction that was undone go on: those that are out end with it, the batches are
 // tried again, in order, each as one transaction. A unit is out only if it left, if its own deadline passed, if the cause lies
 // with no unit, or if it was alone: so none fails for the fault of another, and the guilty one is found in at most

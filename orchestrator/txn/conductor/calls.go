@@ -200,25 +200,23 @@ func (c *Conductor) answered(o *transaction, h *host, e txn.Send, r reply) {
 
 // examine checks a yes against its own evidence, and makes it a no if that does not bear it out.
 func (c *Conductor) examine(o *transaction, h *host, call txn.Call, r reply) *lbagentv1.Refusal {
-	for _, ch := range o.changes {
-		if ch.key.Group != h.group {
-			continue
-		}
-		var err error
-		switch call {
-		case txn.CallActivate, txn.CallVerify:
-			err = txn.CheckVerified(ch.key.App, ch.target, ch.base.GetSection(), o.dead, r.evidence)
-		case txn.CallAbort:
-			err = txn.CheckAborted([]string{ch.key.App}, r.aborted)
-		default: // Ready is proved again at Activate, Committed by Drained
-		}
-		if err != nil {
-			c.log.Warn("the evidence does not bear out the answer", "txn", o.id(), "host", h.name, "call", call.String(), "app", ch.key.App, "error", err)
-			return &lbagentv1.Refusal{Reason: lbagentv1.RefusalReason_REFUSAL_REASON_SET_DIFFERS, App: ch.key.App,
-				Message: "the evidence does not bear out the answer: " + err.Error()}
-		}
+	changes := slices.DeleteFunc(o.planned(), func(ch txn.Change) bool { return ch.Key.Group != h.group })
+	app, err := txn.CheckAnswer(call, changes, o.dead, r.evidence, r.aborted)
+	if err == nil {
+		return nil
 	}
-	return nil
+	c.log.Warn("the evidence does not bear out the answer", "txn", o.id(), "host", h.name, "call", call.String(), "app", app, "error", err)
+	return &lbagentv1.Refusal{Reason: lbagentv1.RefusalReason_REFUSAL_REASON_SET_DIFFERS, App: app,
+		Message: "the evidence does not bear out the answer: " + err.Error()}
+}
+
+// planned are the changes as package txn judges them.
+func (o *transaction) planned() []txn.Change {
+	var out []txn.Change
+	for _, ch := range o.changes {
+		out = append(out, txn.Change{Key: ch.key, Target: ch.target, Base: ch.base})
+	}
+	return out
 }
 
 // removals are the Apps that are gone in the Group after this answer.

@@ -13,9 +13,6 @@ import (
 	"github.com/cutover/cutover/orchestrator/txn"
 )
 
-// errBase: a committed Section moved on below a transaction.
-var errBase = errors.New("the committed section is not the base any more")
-
 // decide writes the Commit record and the Sections that it commits, in one write-once Commit that also checks the views
 // and the bases. Large evidence goes first, in chunks of which the record holds the digest: a record that exists always
 // has its evidence.
@@ -90,7 +87,8 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 		what: "decision",
 		keys: keys,
 		ops: func() ([]store.Op, error) {
-			if err := o.complete(votes); err != nil {
+			plan, err := o.commit(votes).Plan(func(key txn.SectionKey) *lbagentv1.CommittedSection { return c.sections[key].section() })
+			if err != nil {
 				return nil, err
 			}
 			at = time.Now().UTC()
@@ -107,16 +105,12 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 			for _, v := range o.views {
 				ops = append(ops, store.Op{Kind: store.Check, Key: registry.ViewKey(v.Group), Expect: v.Revision})
 			}
-			for _, ch := range o.changes {
-				now := c.sections[ch.key]
-				if txn.BaseMoved(ch.base, now.section()) {
-					return nil, errBase
-				}
-				next[ch.key] = txn.CommittedAfter(ch.key.App, ch.target, o.state.Order, o.dead)
-				r := retiredRecord{Group: ch.key.Group, App: ch.key.App, Retired: txn.RetiredNames(now.section(), next[ch.key], o.dead)}
+			for _, p := range plan {
+				next[p.Key] = p.Next
+				r := retiredRecord{Group: p.Key.Group, App: p.Key.App, Retired: p.Retired}
 				retired = append(retired, r)
 				rec.Changes = append(rec.Changes, r)
-				ops = append(ops, now.put(ch.key, next[ch.key]))
+				ops = append(ops, c.sections[p.Key].put(p.Key, p.Next))
 			}
 			ops[0].Value = encode(rec)
 			if !o.recorded {
@@ -128,7 +122,7 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 		done: func(rev store.Revision, err error) {
 			var conflict *store.ConflictError
 			switch {
-			case errors.Is(err, errBase), errors.As(err, &conflict):
+			case errors.Is(err, txn.ErrBaseMoved), errors.As(err, &conflict):
 				c.step(o, txn.WriteRefused{Cause: txn.CauseBaseMismatch, Reason: fmt.Sprintf("the committed state moved on: %v", err)})
 			case err != nil:
 				c.step(o, txn.WriteRefused{Cause: txn.CauseStore, Reason: fmt.Sprintf("the commit record was refused: %v", err)})
@@ -147,31 +141,19 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 	})
 }
 
-// complete is the last look before the Commit record: whatever brought the transaction here, each Section that a proposal
-// names is changed by it, in a Group with Hosts, and every Host of the pinned views has voted Verified (ALL-OR-OLD). An
-// error is a mistake in this program, and nothing is committed.
-func (o *transaction) complete(votes []voteRecord) error {
-	voted := map[string]bool{}
-	for _, v := range votes {
-		voted[v.Host] = true
-	}
+// commit is the transaction as its Commit record answers for it.
+func (o *transaction) commit(votes []voteRecord) txn.Commit {
+	out := txn.Commit{ID: o.id(), Order: o.state.Order, Changes: o.planned(), Dead: o.dead, Hosts: map[string][]string{}, Voted: map[string]bool{}}
 	for _, p := range o.parts() {
-		for _, key := range p.keys {
-			if o.changeOf(key) == nil {
-				return fmt.Errorf("proposal %s names section %s/%s, and transaction %s does not change it", p.id, key.Group, key.App, o.id())
-			}
-			hosts := o.views[key.Group].Hosts
-			if len(hosts) == 0 {
-				return fmt.Errorf("proposal %s changes section %s/%s, and the group has no hosts", p.id, key.Group, key.App)
-			}
-			for _, name := range hosts {
-				if !voted[name] {
-					return fmt.Errorf("proposal %s changes section %s/%s, and host %s has not voted", p.id, key.Group, key.App, name)
-				}
-			}
-		}
+		out.Proposals = append(out.Proposals, txn.Named{ID: p.id, Keys: p.keys})
 	}
-	return nil
+	for group, v := range o.views {
+		out.Hosts[group] = v.Hosts
+	}
+	for _, v := range votes {
+		out.Voted[v.Host] = true
+	}
+	return out
 }
 
 // partDecisions are the decisions of the proposals that a transaction of several carries. They exist if and only if its own

@@ -232,8 +232,11 @@ func (c *Conductor) grantTogether(g txn.Grant) {
 	var ready []*transaction
 	for _, id := range g {
 		o := c.txns[id]
-		if o == nil || o.granted {
+		if o == nil {
 			continue
+		}
+		if o.granted {
+			return // taken up from an earlier term: it has held its Sections all along, and keeps them until it is undone
 		}
 		if len(g) > 1 {
 			o.lockID = "" // the lock is that of the batch
@@ -276,8 +279,7 @@ func (c *Conductor) regroup(o *transaction, wasStuck bool) {
 		return
 	}
 	now := time.Now()
-	why := txn.Undone{Cause: o.state.Cause, Stuck: wasStuck, Blamed: o.blamed(),
-		Expired: !now.Before(o.state.Deadline) && (o.state.Cause == txn.CauseDeadline || o.state.Cause == txn.CauseHostMissing)}
+	why := o.state.Undone(wasStuck, now)
 	byID := map[string]*unit{}
 	var units []txn.Unit
 	for _, u := range o.units {
@@ -333,17 +335,6 @@ func (c *Conductor) regroup(o *transaction, wasStuck bool) {
 	c.grant(grants)
 }
 
-// blamed are the Apps that refusals name.
-func (o *transaction) blamed() []string {
-	var out []string
-	for _, h := range o.state.Hosts {
-		if app := h.Refusal.GetApp(); h.Vote == txn.VoteFailed && app != "" {
-			out = append(out, app)
-		}
-	}
-	return out
-}
-
 // roundBegins gives a merged transaction that is tried again the time of one round.
 func (c *Conductor) roundBegins(o *transaction) {
 	if len(o.units) > 1 {
@@ -378,9 +369,8 @@ func (c *Conductor) statusOf(o *transaction, u *unit, p *part) txn.Status {
 	default:
 		return s
 	}
-	if apps := o.blamed(); len(apps) > 0 {
-		slices.Sort(apps)
-		s.Reason = "App " + strings.Join(slices.Compact(apps), ", ") + ": " + s.Reason
+	if apps := o.state.Blamed(); len(apps) > 0 {
+		s.Reason = "App " + strings.Join(apps, ", ") + ": " + s.Reason
 	}
 	if u.end != nil && s.Phase != txn.StuckRestoring {
 		s.Cause, s.Reason = u.end.cause, u.end.reason
