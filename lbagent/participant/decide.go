@@ -26,11 +26,24 @@ func (m *stepper) stepCommit(ev Commit) {
 		return
 	}
 	if !t.Phase.inDoubt() {
-		m.replyNo(ev.To, refuse(WrongState, "", "transaction %s is %s, not VERIFIED", t.ID, t.Phase))
+		no := refuse(WrongState, "", "transaction %s is %s, not VERIFIED", t.ID, t.Phase)
+		m.replyNo(ev.To, no)
+		m.giveWay(t, no)
 		return
 	}
 	m.commit(t)
 	m.reply(ev.To, Answer{Evidence: m.evidence(t.names()...)})
+}
+
+// giveWay undoes a transaction that was committed without this Host, as the Group's policy permits: Sync brings it to what was
+// committed, and need not wait for the deadline. The old upstreams live until this Host has let go of them (NO-ORPHAN-KILL).
+func (m *stepper) giveWay(t *Txn, why *Refusal) {
+	switch {
+	case m.s.Durable.Txns[t.ID] == nil:
+		m.forget(t.ID, why)
+	case !t.Phase.restoring():
+		m.restoreSelf(t, why)
+	}
 }
 
 // commit makes the target the committed Section. The drain clock of what it replaces starts now; in fallback it is held
