@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -46,7 +45,7 @@ type Store struct {
 	path string
 	opts Options
 
-	queue   chan *request
+	queue   *store.Queue
 	closing chan struct{}
 	done    sync.WaitGroup // the writer and the watches
 	closed  sync.Once
@@ -62,21 +61,8 @@ type Store struct {
 
 var _ store.Store = (*Store)(nil)
 
-// request is one Commit on its way to the writer.
-type request struct {
-	fence    store.Fence
-	ops      []store.Op
-	taken    atomic.Bool // by the writer, or withdrawn by the caller: the first one wins
-	revision store.Revision
-	err      error
-	done     chan struct{}
-}
-
-// maxGroup bounds how many Commits share one fsync, and maxQueue how many can wait.
-const (
-	maxGroup = 64
-	maxQueue = 256
-)
+// maxGroup bounds how many Commits share one fsync.
+const maxGroup = 64
 
 // Open opens or creates the file at path with mode 0600; its folder must exist. Only one process can have it open. A file
 // that is empty or damaged is refused with an error that says what to do.
@@ -99,10 +85,10 @@ func Open(path string, opts Options) (*Store, error) {
 	}
 	s := &Store{
 		db: db, path: path, opts: opts,
-		queue:   make(chan *request, maxQueue),
 		closing: make(chan struct{}),
 		changed: make(chan struct{}),
 	}
+	s.queue = store.NewQueue("state file "+path+": the disk", s.closing)
 	if err := s.initialise(); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -146,44 +132,7 @@ func (s *Store) Commit(ctx context.Context, fence store.Fence, ops ...store.Op) 
 	if err := store.CheckOps(ops); err != nil {
 		return 0, err
 	}
-	owned := make([]store.Op, len(ops))
-	for i, op := range ops {
-		op.Value = bytes.Clone(op.Value)
-		owned[i] = op
-	}
-	r := &request{fence: fence, ops: owned, done: make(chan struct{})}
-	select {
-	case <-s.closing:
-		return 0, store.ErrClosed
-	default:
-	}
-	select {
-	case s.queue <- r:
-	case <-ctx.Done():
-		return 0, fmt.Errorf("nothing was written: %w", ctx.Err())
-	case <-s.closing:
-		return 0, store.ErrClosed
-	}
-	select {
-	case <-r.done:
-		return r.revision, r.err
-	case <-ctx.Done():
-		if r.taken.CompareAndSwap(false, true) {
-			return 0, fmt.Errorf("nothing was written: %w", ctx.Err())
-		}
-	case <-s.closing:
-		if r.taken.CompareAndSwap(false, true) {
-			return 0, store.ErrClosed
-		}
-	}
-	timeout := time.NewTimer(s.opts.WriteTimeout)
-	defer timeout.Stop()
-	select {
-	case <-r.done:
-		return r.revision, r.err
-	case <-timeout.C:
-		return 0, fmt.Errorf("state file %s: the disk has not answered for %v: %w", s.path, s.opts.WriteTimeout, store.ErrUnknown)
-	}
+	return s.queue.Commit(ctx, fence, ops, s.opts.WriteTimeout)
 }
 
 // Get implements store.Store.

@@ -260,7 +260,7 @@ func TestCommitsShareOneSync(t *testing.T) {
 		commit(store.Op{Kind: store.Create, Key: fmt.Sprint(i)}, false)
 		commit(store.Op{Kind: store.Create, Key: "first"}, true)
 	}
-	for len(s.queue) < 20 {
+	for s.queue.Len() < 20 {
 		time.Sleep(time.Millisecond)
 	}
 	close(release)

@@ -17,7 +17,7 @@ import (
 func (s *Store) write() {
 	for {
 		select {
-		case r := <-s.queue:
+		case r := <-s.queue.Next():
 			s.writeGroup(s.collect(r))
 		case <-s.closing:
 			return
@@ -26,24 +26,24 @@ func (s *Store) write() {
 }
 
 // collect takes r and what else waits already.
-func (s *Store) collect(r *request) []*request {
-	group := make([]*request, 0, maxGroup)
+func (s *Store) collect(r *store.Queued) []*store.Queued {
+	group := make([]*store.Queued, 0, maxGroup)
 	for {
-		if r.taken.CompareAndSwap(false, true) {
+		if r.Take() {
 			group = append(group, r)
 		}
 		if len(group) == maxGroup {
 			return group
 		}
 		select {
-		case r = <-s.queue:
+		case r = <-s.queue.Next():
 		default:
 			return group
 		}
 	}
 }
 
-func (s *Store) writeGroup(group []*request) {
+func (s *Store) writeGroup(group []*store.Queued) {
 	if len(group) == 0 {
 		return
 	}
@@ -62,9 +62,9 @@ func (s *Store) writeGroup(group []*request) {
 	s.mu.Unlock()
 	for _, r := range group {
 		if err != nil {
-			r.revision, r.err = 0, err
+			r.Revision, r.Err = 0, err
 		}
-		close(r.done)
+		r.Answered()
 	}
 }
 
@@ -75,7 +75,7 @@ func (s *Store) brokenErr() error {
 }
 
 // apply carries out the group in one transaction; an error means that the outcome of all of them is unknown.
-func (s *Store) apply(group []*request) error {
+func (s *Store) apply(group []*store.Queued) error {
 	return s.db.Update(func(tx *bolt.Tx) error {
 		wrote := false
 		for _, r := range group {
@@ -98,35 +98,35 @@ func (s *Store) apply(group []*request) error {
 	})
 }
 
-// applyOne carries out one Commit, or refuses it in r.err without having written.
-func (s *Store) applyOne(tx *bolt.Tx, r *request) (wrote bool, err error) {
+// applyOne carries out one Commit, or refuses it in r.Err without having written.
+func (s *Store) applyOne(tx *bolt.Tx, r *store.Queued) (wrote bool, err error) {
 	meta, records := tx.Bucket(bucketMeta), tx.Bucket(bucketRecords)
 	seen := parseNumber(meta.Get(keyFence))
-	if r.fence.Epoch < seen {
-		r.err = &store.FencedError{Epoch: r.fence.Epoch, Seen: seen}
+	if r.Fence.Epoch < seen {
+		r.Err = &store.FencedError{Epoch: r.Fence.Epoch, Seen: seen}
 		return false, nil
 	}
-	r.err = store.Conflict(r.ops, func(key string) store.Revision {
+	r.Err = store.Conflict(r.Ops, func(key string) store.Revision {
 		v := records.Get([]byte(key))
 		if v == nil {
 			return 0
 		}
 		return store.Revision(parseNumber(v[:8]))
 	})
-	if r.err != nil {
+	if r.Err != nil {
 		return false, nil //nolint:nilerr // the request's own error, which it carries; the batch goes on
 	}
-	if r.fence.Epoch > seen {
-		if err := meta.Put(keyFence, number(r.fence.Epoch)); err != nil {
+	if r.Fence.Epoch > seen {
+		if err := meta.Put(keyFence, number(r.Fence.Epoch)); err != nil {
 			return false, err
 		}
 	}
-	r.revision = revisionOf(tx) + 1
-	if err := meta.Put(keyRevision, number(uint64(r.revision))); err != nil {
+	r.Revision = revisionOf(tx) + 1
+	if err := meta.Put(keyRevision, number(uint64(r.Revision))); err != nil {
 		return false, err
 	}
 	var changes []store.Change
-	for _, op := range store.LastWrites(r.ops) {
+	for _, op := range store.LastWrites(r.Ops) {
 		key := []byte(op.Key)
 		if op.Kind == store.Delete {
 			if records.Get(key) == nil {
@@ -138,7 +138,7 @@ func (s *Store) applyOne(tx *bolt.Tx, r *request) (wrote bool, err error) {
 			changes = append(changes, store.Change{Record: store.Record{Key: op.Key}, Deleted: true})
 			continue
 		}
-		if err := records.Put(key, encodeRecord(r.revision, op.Value)); err != nil {
+		if err := records.Put(key, encodeRecord(r.Revision, op.Value)); err != nil {
 			return false, err
 		}
 		changes = append(changes, store.Change{Record: store.Record{Key: op.Key, Value: op.Value}})
@@ -146,7 +146,7 @@ func (s *Store) applyOne(tx *bolt.Tx, r *request) (wrote bool, err error) {
 	encoded := encodeChanges(changes)
 	s.history++
 	s.historyBytes += int64(len(encoded))
-	return true, tx.Bucket(bucketChanges).Put(number(uint64(r.revision)), encoded)
+	return true, tx.Bucket(bucketChanges).Put(number(uint64(r.Revision)), encoded)
 }
 
 // trim removes the oldest batches beyond the bounds of the history. The newest one always stays.

@@ -1,14 +1,12 @@
 package consulstore
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -41,7 +39,7 @@ type Store struct {
 	closeIdle func()
 	opts      Options
 
-	queue   chan *request
+	queue   *store.Queue
 	closing chan struct{}
 	closed  sync.Once
 	mu      sync.Mutex     // orders the beginning of a watch and Close
@@ -56,23 +54,8 @@ type Store struct {
 
 var _ store.Store = (*Store)(nil)
 
-// request is one Commit on its way to the writer.
-type request struct {
-	fence    store.Fence
-	ops      []store.Op
-	bytes    int
-	taken    atomic.Bool // by the writer, or withdrawn by the caller: the first one wins
-	revision store.Revision
-	err      error
-	done     chan struct{}
-}
-
-const (
-	// maxQueue bounds how many Commits can wait.
-	maxQueue = 256
-	// closeGrace is how long Close waits for the outcome of a write that was sent.
-	closeGrace = 2 * time.Second
-)
+// closeGrace is how long Close waits for the outcome of a write that was sent.
+const closeGrace = 2 * time.Second
 
 // Open connects to the Consul agent at address (see consulclient.New) and checks the format of what is there.
 func Open(ctx context.Context, address string, opts Options) (*Store, error) {
@@ -88,8 +71,9 @@ func Open(ctx context.Context, address string, opts Options) (*Store, error) {
 	}
 	s := &Store{
 		client: client, closeIdle: closeIdle, opts: opts,
-		queue: make(chan *request, maxQueue), closing: make(chan struct{}),
+		closing: make(chan struct{}),
 	}
+	s.queue = store.NewQueue("consul", s.closing)
 	s.reads, s.stop[0] = context.WithCancel(context.Background())
 	s.writes, s.stop[1] = context.WithCancel(context.Background())
 	s.done.Go(s.write)
@@ -108,36 +92,7 @@ func (s *Store) Commit(ctx context.Context, fence store.Fence, ops ...store.Op) 
 	if fence.Session == "" && !s.opts.WithoutSession {
 		return 0, errors.New("nothing was written: the fence names no Consul session, so nothing proves that the writer leads")
 	}
-	r := &request{fence: fence, ops: make([]store.Op, len(ops)), done: make(chan struct{})}
-	for i, op := range ops {
-		op.Value = bytes.Clone(op.Value)
-		r.ops[i] = op
-		r.bytes += len(op.Key) + len(op.Value)
-	}
-	if s.isClosed() {
-		return 0, store.ErrClosed
-	}
-	select {
-	case s.queue <- r:
-	case <-ctx.Done():
-		return 0, fmt.Errorf("nothing was written: %w", ctx.Err())
-	case <-s.closing:
-		return 0, store.ErrClosed
-	}
-	select {
-	case <-r.done:
-		return r.revision, r.err
-	case <-ctx.Done():
-		if r.taken.CompareAndSwap(false, true) {
-			return 0, fmt.Errorf("nothing was written: %w", ctx.Err())
-		}
-	case <-s.closing:
-		if r.taken.CompareAndSwap(false, true) {
-			return 0, store.ErrClosed
-		}
-	}
-	<-r.done // the writer answers within WriteTimeout
-	return r.revision, r.err
+	return s.queue.Commit(ctx, fence, ops, 0) // the writer answers within WriteTimeout
 }
 
 // Get implements store.Store.

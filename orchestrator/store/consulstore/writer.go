@@ -38,21 +38,21 @@ type plan struct {
 	next     head
 	session  string
 	ops      api.TxnOps
-	requests []*request
+	requests []*store.Queued
 	revs     map[string]store.Revision // after it, of the keys that it writes
 }
 
 // write is the only writer of this Store.
 func (s *Store) write() {
 	for {
-		var r *request
+		var r *store.Queued
 		select {
-		case r = <-s.queue:
+		case r = <-s.queue.Next():
 		case <-s.closing:
 			return
 		}
 		for r != nil {
-			var group []*request
+			var group []*store.Queued
 			group, r = s.collect(r)
 			if len(group) > 0 {
 				s.carryOut(group)
@@ -62,19 +62,19 @@ func (s *Store) write() {
 }
 
 // collect takes first and what waits already and fits beside it. What does not fit is returned, to be the first next.
-func (s *Store) collect(first *request) (group []*request, rest *request) {
+func (s *Store) collect(first *store.Queued) (group []*store.Queued, rest *store.Queued) {
 	ops, bytes := 0, 0
 	for r := first; ; {
-		fits := len(group) == 0 || (r.fence == group[0].fence && ops+len(r.ops) <= store.MaxOps && bytes+r.bytes <= maxGroupBytes)
+		fits := len(group) == 0 || (r.Fence == group[0].Fence && ops+len(r.Ops) <= store.MaxOps && bytes+r.Size <= maxGroupBytes)
 		if !fits {
 			return group, r
 		}
-		if r.taken.CompareAndSwap(false, true) {
+		if r.Take() {
 			group = append(group, r)
-			ops, bytes = ops+len(r.ops), bytes+r.bytes
+			ops, bytes = ops+len(r.Ops), bytes+r.Size
 		}
 		select {
-		case r = <-s.queue:
+		case r = <-s.queue.Next():
 		default:
 			return group, nil
 		}
@@ -82,20 +82,20 @@ func (s *Store) collect(first *request) (group []*request, rest *request) {
 }
 
 // carryOut answers every request of the group.
-func (s *Store) carryOut(group []*request) {
+func (s *Store) carryOut(group []*store.Queued) {
 	ctx, cancel := context.WithTimeout(s.writes, s.opts.WriteTimeout)
 	defer cancel()
 	err := s.attempt(ctx, group)
 	for _, r := range group {
 		if err != nil {
-			r.revision, r.err = 0, err
+			r.Revision, r.Err = 0, err
 		}
-		close(r.done)
+		r.Answered()
 	}
 }
 
 // attempt repeats until the outcome of every request is known; an error is the outcome of all of them.
-func (s *Store) attempt(ctx context.Context, group []*request) error {
+func (s *Store) attempt(ctx context.Context, group []*store.Queued) error {
 	for try := 0; ; try++ {
 		fresh, err := s.learn(ctx, group)
 		if err != nil {
@@ -140,8 +140,8 @@ func (s *Store) attempt(ctx context.Context, group []*request) error {
 
 // plan judges the group against what is known and makes the transaction of those that pass. The outcome of the others is
 // in them; refused says that there are some.
-func (s *Store) plan(group []*request) (p plan, refused bool) {
-	p = plan{base: s.known.index, next: s.known.head, session: group[0].fence.Session, revs: map[string]store.Revision{}}
+func (s *Store) plan(group []*store.Queued) (p plan, refused bool) {
+	p = plan{base: s.known.index, next: s.known.head, session: group[0].Fence.Session, revs: map[string]store.Revision{}}
 	p.next.Format, p.next.Nonce = store.FormatVersion, rand.Text()
 	p.next.Seq++
 	revision := func(key string) store.Revision {
@@ -153,22 +153,22 @@ func (s *Store) plan(group []*request) (p plan, refused bool) {
 	ring := slot{Seq: p.next.Seq, Nonce: p.next.Nonce}
 	writes, order := map[string]store.Op{}, []string(nil)
 	for _, r := range group {
-		r.revision, r.err = 0, nil
-		if r.fence.Epoch < p.next.Epoch {
-			r.err = &store.FencedError{Epoch: r.fence.Epoch, Seen: p.next.Epoch}
+		r.Revision, r.Err = 0, nil
+		if r.Fence.Epoch < p.next.Epoch {
+			r.Err = &store.FencedError{Epoch: r.Fence.Epoch, Seen: p.next.Epoch}
 		} else {
-			r.err = store.Conflict(r.ops, revision)
+			r.Err = store.Conflict(r.Ops, revision)
 		}
-		if r.err != nil {
+		if r.Err != nil {
 			refused = true
 			continue
 		}
 		p.requests = append(p.requests, r)
 		p.next.Revision++
-		p.next.Epoch = r.fence.Epoch
-		r.revision = p.next.Revision
-		b := batch{Revision: r.revision}
-		for _, op := range store.LastWrites(r.ops) {
+		p.next.Epoch = r.Fence.Epoch
+		r.Revision = p.next.Revision
+		b := batch{Revision: r.Revision}
+		for _, op := range store.LastWrites(r.Ops) {
 			if op.Kind == store.Delete && revision(op.Key) == 0 {
 				continue
 			}
@@ -176,7 +176,7 @@ func (s *Store) plan(group []*request) (p plan, refused bool) {
 				order = append(order, op.Key)
 			}
 			writes[op.Key] = op
-			p.revs[op.Key] = r.revision
+			p.revs[op.Key] = r.Revision
 			if op.Kind == store.Delete {
 				p.revs[op.Key] = 0
 			}
@@ -219,10 +219,10 @@ func size(op api.KVTxnOp) int { return len(op.Key) + len(op.Value)*4/3 + 160 }
 
 // learn makes sure that the writer knows the head, and the revision of every key that the group needs. fresh: it has
 // asked, so what is known was true after the group was taken.
-func (s *Store) learn(ctx context.Context, group []*request) (fresh bool, err error) {
+func (s *Store) learn(ctx context.Context, group []*store.Queued) (fresh bool, err error) {
 	missing, seen := []string(nil), map[string]bool{}
 	for _, r := range group {
-		for _, op := range r.ops {
+		for _, op := range r.Ops {
 			if _, ok := s.known.revs[op.Key]; !ok && op.Kind != store.Put && !seen[op.Key] {
 				seen[op.Key] = true
 				missing = append(missing, op.Key)
