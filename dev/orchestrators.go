@@ -61,6 +61,8 @@ func (c *devCluster) startSeveral(ctx context.Context, tlsDir string) (*several,
 		argv := []string{
 			c.opts.Exe, "orchestrator", "--name", name, "--listen", s.api[i], "--cluster", cluster, "--consul", c.opts.Consul,
 			"--mesos", c.mesos.Addr(), "--hosts", filepath.Join(dir, "hosts.json"), "--tokens", filepath.Join(dir, "tokens.json"), "--tls-dir", tlsDir,
+			"--agent-start-command", c.opts.Exe + " supervise " + hostDir(dir, "{host}"),
+			"--agent-restart-command", restartCommand(hostDir(dir, "{host}")),
 			"--restore-deadline", c.opts.RestoreDeadline.String(), "--session-ttl", c.opts.SessionTTL.String(), "--log-level", "info",
 		}
 		conf := supervisor.Config{Dir: own, Processes: []supervisor.Process{
@@ -84,6 +86,12 @@ func (c *devCluster) startSeveral(ctx context.Context, tlsDir string) (*several,
 	var err error
 	s.client, err = client.New(client.Options{URL: "http://" + s.api[0], Token: c.token})
 	return s, err
+}
+
+// restartCommand kills the lbagent of a host, which its supervisor starts again at once. The pid is read by whoever runs the
+// command: it changes while the orchestrators run.
+func restartCommand(hostDir string) string {
+	return fmt.Sprintf(`kill -9 "$(sed 's/[^0-9]*\([0-9]*\).*/\1/' '%s')"`, supervisor.IdentityFile(hostDir, processAgent))
 }
 
 // writeShared writes what all orchestrators are configured by.

@@ -147,3 +147,12 @@ func TestFollowersRecogniseOrchestrators(t *testing.T) {
 		server.Close()
 	}
 }
+
+func TestHostCommand(t *testing.T) {
+	if orchestrator.HostCommand("") != nil {
+		t.Error("no template has a command")
+	}
+	if got := orchestrator.HostCommand("start {host} # on {host}")("lb1"); got != "start lb1 # on lb1" {
+		t.Errorf("got %q", got)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/cutover/cutover/orchestrator/auth"
@@ -55,6 +56,15 @@ type Options struct {
 	StartCommand func(host string) string
 	// RestartCommand is what restarts one that hangs; systemctl by default.
 	RestartCommand func(host string) string
+}
+
+// HostCommand is a command about a Host as a template says it, with the Host's name in the place of {host}; nil for an empty
+// template, which leaves the default.
+func HostCommand(template string) func(host string) string {
+	if template == "" {
+		return nil
+	}
+	return func(host string) string { return strings.ReplaceAll(template, "{host}", host) }
 }
 
 func (o Options) validate() error {

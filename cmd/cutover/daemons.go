@@ -87,6 +87,7 @@ func orchestratorCommand() *cobra.Command {
 	var (
 		o                                           orchestrator.Options
 		listen, tokenFile, tlsDir, hostsFile, level string
+		startCommand, restartCommand                string
 		shared                                      = orchestrator.SharedConfig{Env: os.Getenv}
 		catalog                                     = orchestrator.CatalogConfig{Env: os.Getenv}
 	)
@@ -116,6 +117,7 @@ func orchestratorCommand() *cobra.Command {
 				}
 			}
 			o.TLS, o.Version = conf, releaseVersion()
+			o.StartCommand, o.RestartCommand = orchestrator.HostCommand(startCommand), orchestrator.HostCommand(restartCommand)
 			if o.Listener, err = net.Listen("tcp", listen); err != nil {
 				return err
 			}
@@ -150,6 +152,8 @@ func orchestratorCommand() *cobra.Command {
 	f.StringVar(&hostsFile, "hosts", "/etc/cutover/hosts.yaml", "`FILE` that declares groups and hosts")
 	f.StringVar(&tokenFile, "tokens", "/etc/cutover/tokens.json", "`FILE` with the API's tokens (hashes)")
 	f.StringVar(&tlsDir, "tls-dir", "/etc/cutover/tls", "`DIR` with ca.pem, cert.pem and key.pem; empty: plain HTTP to loopback lbagents")
+	f.StringVar(&startCommand, "agent-start-command", "", "`COMMAND` that starts the lbagent of {host}, told to people when it is away (default systemctl)")
+	f.StringVar(&restartCommand, "agent-restart-command", "", "`COMMAND` that restarts the lbagent of {host}, told to people when it hangs (default systemctl)")
 	f.DurationVar(&o.RestoreDeadline, "restore-deadline", 0, "`TIME` after which an abort that a host has not answered is stuck (default 1m0s)")
 	f.StringVar(&level, "log-level", "info", "`LEVEL` of the log on stderr")
 	return cmd

@@ -36,13 +36,14 @@ func Identify(pid int) (Identity, error) {
 	return Identity{PID: pid, StartTime: s.StartTicks}, nil
 }
 
-func identityFile(dir, name string) string { return filepath.Join(dir, "run", name+".json") }
+// IdentityFile is where the identity of a supervised process is recorded: one JSON object, "pid" first.
+func IdentityFile(dir, name string) string { return filepath.Join(dir, "run", name+".json") }
 
 // Read returns the recorded identity of a supervised process ("supervisor" is the supervisor itself), and whether it is
 // alive. Nothing recorded is not an error.
 func Read(dir, name string) (Identity, bool, error) {
 	var id Identity
-	data, err := os.ReadFile(identityFile(dir, name))
+	data, err := os.ReadFile(IdentityFile(dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return id, false, nil
 	}
@@ -50,7 +51,7 @@ func Read(dir, name string) (Identity, bool, error) {
 		return id, false, err
 	}
 	if err := json.Unmarshal(data, &id); err != nil {
-		return id, false, fmt.Errorf("read %s: %w", identityFile(dir, name), err)
+		return id, false, fmt.Errorf("read %s: %w", IdentityFile(dir, name), err)
 	}
 	return id, id.Alive(), nil
 }
@@ -60,5 +61,5 @@ func record(dir, name string, id Identity) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(identityFile(dir, name), data)
+	return atomicfile.Write(IdentityFile(dir, name), data)
 }

@@ -165,7 +165,7 @@ func (k *keeper) stop(id Identity, done <-chan struct{}) {
 		k.log.Warn("did not stop: killed", "pid", id.PID)
 	}
 	killGroup(id.PID)
-	_ = os.Remove(identityFile(k.dir, k.process.Name))
+	_ = os.Remove(IdentityFile(k.dir, k.process.Name))
 }
 
 // watch returns a channel that is closed when a process that is not our child has ended.
