@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -163,10 +164,14 @@ func (c *devCluster) start(ctx context.Context, kinds []string) error {
 	if err != nil {
 		return err
 	}
+	catalog, err := orchestrator.CatalogConfig{Address: c.opts.Catalog, Env: c.env}.Load()
+	if err != nil {
+		return err
+	}
 	listening = true // the orchestrator closes it from here on
 	c.orch, err = orchestrator.New(ctx, orchestrator.Options{
 		DataDir: filepath.Join(dir, "orchestrator"), Cluster: cluster, Listener: listener, Masters: []string{c.mesos.Addr()},
-		Groups: []registry.Group{{Name: group, Policy: policy}}, Hosts: hosts, TLS: conf, Tokens: tokens, Version: c.opts.Version, Logger: c.opts.Logger,
+		Groups: []registry.Group{{Name: group, Policy: policy}}, Hosts: hosts, Catalog: catalog, TLS: conf, Tokens: tokens, Version: c.opts.Version, Logger: c.opts.Logger,
 		RestoreDeadline: c.opts.RestoreDeadline, ExactHosts: true,
 		StartCommand: func(host string) string { return c.opts.Exe + " supervise " + hostDir(dir, host) },
 		// Its supervisor starts it again at once.
@@ -195,6 +200,16 @@ func (c *devCluster) checkShared() error {
 	return nil
 }
 
+// env is the environment of the processes of this cluster.
+func (c *devCluster) env(name string) string {
+	for _, e := range c.opts.Env {
+		if value, ok := strings.CutPrefix(e, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
 func (c *devCluster) tokens() (*auth.Tokens, error) {
 	return auth.NewTokens(auth.Entry{Actor: "dev", Hash: auth.HashOf(c.token), CreatedAt: time.Now()})
 }
@@ -211,7 +226,7 @@ func (c *devCluster) startHosts(ctx context.Context, ca *pki.Authority) error {
 		g.Go(func() error { return supervisor.Terminate(ctx, hostDir(c.opts.DataDir, h.Name)) })
 	}
 	for _, h := range c.layout.Hosts {
-		if err := h.prepare(c.opts.DataDir, c.opts.Exe, ca); err != nil {
+		if err := h.prepare(c.opts, ca); err != nil {
 			return err
 		}
 		g.Go(func() error {

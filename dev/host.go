@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/cutover/cutover/dev/supervisor"
 	"github.com/cutover/cutover/internal/atomicfile"
@@ -43,8 +44,8 @@ func makeDirs(dir string, folders ...string) error {
 
 // prepare writes what one Host's processes need: certificate, the owner's base configuration (once; it is the owner's
 // from then on), the lbagent's and the supervisor's configuration.
-func (h hostSpec) prepare(dataDir, exe string, ca *pki.Authority) error {
-	dir := hostDir(dataDir, h.Name)
+func (h hostSpec) prepare(opts Options, ca *pki.Authority) error {
+	dir := hostDir(opts.DataDir, h.Name)
 	if err := makeDirs(dir, "agent"); err != nil {
 		return err
 	}
@@ -60,6 +61,15 @@ func (h hostSpec) prepare(dataDir, exe string, ca *pki.Authority) error {
 			RuntimeSocket: filepath.Join(dir, "run", "haproxy.sock"), MasterSocket: filepath.Join(dir, "run", "master.sock"),
 		},
 	}
+	var env []string
+	if opts.Catalog != "" {
+		c.Announce = &daemon.Announce{Consul: opts.Catalog, Withdraw: true} // the Host ends with its cluster
+		for _, e := range opts.Env {
+			if strings.HasPrefix(e, "CONSUL_") { // what else is secret is not for Hosts
+				env = append(env, e)
+			}
+		}
+	}
 	if err := h.writeBase(c.Proxy); err != nil {
 		return fmt.Errorf("base configuration of %s: %w", h.Name, err)
 	}
@@ -72,8 +82,8 @@ func (h hostSpec) prepare(dataDir, exe string, ca *pki.Authority) error {
 		return err
 	}
 	return supervisor.Config{Dir: dir, Processes: []supervisor.Process{
-		{Name: processProxy, Argv: []string{exe, "proxy", "--config", file}, Dir: dir},
-		{Name: processAgent, Argv: []string{exe, "lbagent", "--config", file}, Dir: dir},
+		{Name: processProxy, Argv: []string{opts.Exe, "proxy", "--config", file}, Dir: dir},
+		{Name: processAgent, Argv: []string{opts.Exe, "lbagent", "--config", file}, Dir: dir, Env: env},
 	}}.Save()
 }
 

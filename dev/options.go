@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/cutover/cutover/internal/consulclient"
 	"github.com/cutover/cutover/orchestrator/txn"
 )
 
@@ -23,9 +24,11 @@ type Options struct {
 	// Store (a Redis URL) and Consul (a URL); both belong to this cluster alone.
 	Orchestrators int
 	Store, Consul string
+	// Catalog is the URL of a Consul in whose catalog Hosts announce themselves, those of this cluster too; "": none.
+	Catalog string
 	// SessionTTL is the leader's in Consul; 0 means its default.
 	SessionTTL time.Duration
-	// Env is for the orchestrators that are processes of their own: tokens and passwords.
+	// Env is for the orchestrators and lbagents that are processes of their own: tokens and passwords.
 	Env []string
 	// Policy of the Group: how many Hosts may be missing from a Commit ("all", "all-but(1)", "percent(80)"); "" is all.
 	Policy string
@@ -53,6 +56,11 @@ func (o Options) check() (Options, []string, error) {
 	}
 	if _, err := txn.ParsePolicy(o.Policy); err != nil {
 		return o, nil, fmt.Errorf("--%w", err)
+	}
+	if o.Catalog != "" {
+		if err := consulclient.CheckAddress(o.Catalog); err != nil {
+			return o, nil, fmt.Errorf("--catalog: %w", err)
+		}
 	}
 	o.Orchestrators = max(o.Orchestrators, 1)
 	if err := o.checkSeveral(); err != nil {

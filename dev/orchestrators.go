@@ -63,7 +63,7 @@ func (c *devCluster) startSeveral(ctx context.Context, tlsDir string) (*several,
 			"--mesos", c.mesos.Addr(), "--hosts", filepath.Join(dir, "hosts.json"), "--tokens", filepath.Join(dir, "tokens.json"), "--tls-dir", tlsDir,
 			"--agent-start-command", c.opts.Exe + " supervise " + hostDir(dir, "{host}"),
 			"--agent-restart-command", restartCommand(hostDir(dir, "{host}")),
-			"--restore-deadline", c.opts.RestoreDeadline.String(), "--session-ttl", c.opts.SessionTTL.String(), "--log-level", "info",
+			"--restore-deadline", c.opts.RestoreDeadline.String(), "--session-ttl", c.opts.SessionTTL.String(), "--catalog", c.opts.Catalog, "--log-level", "info",
 		}
 		conf := supervisor.Config{Dir: own, Processes: []supervisor.Process{
 			// In the environment, where others cannot read a password.

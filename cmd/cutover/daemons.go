@@ -65,6 +65,7 @@ func devCommand() *cobra.Command {
 	f.IntVar(&o.Orchestrators, "orchestrators", 1, "`NUMBER` of orchestrators; more than one are processes of their own, and need --store and --consul")
 	f.StringVar(&o.Store, "store", "", "`URL` of a Redis that this cluster has for itself, for several orchestrators")
 	f.StringVar(&o.Consul, "consul", "", "`URL` of a Consul that this cluster has for itself, for several orchestrators")
+	f.StringVar(&o.Catalog, "catalog", "", "`URL` of a Consul in whose catalog hosts announce themselves, those of this cluster too")
 	f.DurationVar(&o.SessionTTL, "session-ttl", 0, "`TIME` after which Consul gives up a silent leader, for several orchestrators (default 10s, Consul's own minimum)")
 	f.StringVar(&o.Policy, "policy", "all", "how many hosts may be missing from a commit: all (none), all-but(K), percent(P)")
 	f.IntVar(&o.Agents, "agents", 2, "`NUMBER` of Mesos agents")

@@ -78,7 +78,7 @@ func New(opts Options) (*Engine, error) {
 		slots: make(chan struct{}, 4), ids: ulid.Monotonic(opts.Entropy, 0),
 	}
 	if r := opts.Registerer; r != nil {
-		if err := r.Register(newDriftCollector(e)); err != nil {
+		if err := errors.Join(r.Register(newDriftCollector(e)), r.Register(newSourceCollector(e))); err != nil {
 			return nil, err
 		}
 	}

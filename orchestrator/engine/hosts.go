@@ -197,21 +197,6 @@ func membershipInfo(m txn.Membership) wire.Membership {
 	return out
 }
 
-func sourceInfos(list []txn.SourceInfo) []wire.Source {
-	var out []wire.Source
-	for _, s := range list {
-		w := wire.Source{Source: s.Source, Hosts: s.Hosts, Refused: s.Refused, Problem: s.Problem}
-		if !s.HeardAt.IsZero() {
-			w.HeardAt = &s.HeardAt
-		}
-		if !s.Since.IsZero() {
-			w.Since = &s.Since
-		}
-		out = append(out, w)
-	}
-	return out
-}
-
 var trafficOrders = map[lbagentv1.TrafficOrder]string{
 	lbagentv1.TrafficOrder_TRAFFIC_ORDER_UNSPECIFIED: "none", lbagentv1.TrafficOrder_TRAFFIC_ORDER_IN: "in",
 	lbagentv1.TrafficOrder_TRAFFIC_ORDER_OUT: "out",

@@ -39,8 +39,14 @@ type catalog struct {
 	since   time.Time
 }
 
-// maxRefused bounds the refused entries that are kept for people.
-const maxRefused = 20
+// What a catalog says is bounded before it is kept: the refused entries that people see and each one's length, the length of an
+// address, and the places that are told of one Host.
+const (
+	maxRefused = 20
+	maxText    = 300
+	maxURL     = 500
+	maxPlaces  = 4
+)
 
 // hear is the catalog after a listing.
 func (c catalog) hear(groups map[string]Group, l Listing) catalog {
@@ -55,6 +61,10 @@ func (c catalog) hear(groups map[string]Group, l Listing) catalog {
 	c.known, c.heardAt, c.problem, c.since = true, l.At, "", time.Time{}
 	c.said, c.refused = map[string][]Host{}, slices.Clone(l.Refused)
 	for _, h := range l.Hosts {
+		if len(h.AgentURL) > maxURL {
+			c.refused = append(c.refused, fmt.Sprintf("host %s: its agent URL is longer than %d bytes", h.Name, maxURL))
+			continue
+		}
 		if err := CheckHost(h); err != nil {
 			c.refused = append(c.refused, err.Error())
 			continue
@@ -73,6 +83,11 @@ func (c catalog) hear(groups map[string]Group, l Listing) catalog {
 		})
 	}
 	slices.Sort(c.refused)
+	for i, text := range c.refused[:min(len(c.refused), maxRefused)] {
+		if len(text) > maxText {
+			c.refused[i] = strings.ToValidUTF8(text[:maxText], "") + "…"
+		}
+	}
 	if n := len(c.refused); n > maxRefused {
 		c.refused = append(c.refused[:maxRefused:maxRefused], fmt.Sprintf("and %d more", n-maxRefused))
 	}
@@ -151,7 +166,11 @@ func (c catalog) tell(m Membership) Membership {
 
 func places(hosts []Host) string {
 	var out []string
-	for _, h := range hosts {
+	for i, h := range hosts {
+		if i == maxPlaces {
+			out = append(out, fmt.Sprintf("and %d more", len(hosts)-i))
+			break
+		}
 		out = append(out, fmt.Sprintf("at %s in group %s", h.AgentURL, h.Group))
 	}
 	return strings.Join(out, ", ")

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -113,12 +114,24 @@ func TestACatalogThatWasNeverRead(t *testing.T) {
 
 func TestRefusedEntriesAreBounded(t *testing.T) {
 	l := listing()
-	for i := range 100 {
+	l.Refused = []string{"a" + strings.Repeat("€", maxText)}
+	for i := range 99 {
 		l.Hosts = append(l.Hosts, at(fmt.Sprintf("lb-%d", i), "nowhere", "https://10.0.0.1:8600"))
 	}
 	c := catalog{}.hear(testGroups, l)
-	if len(c.refused) != maxRefused+1 || c.refused[maxRefused] != "and 80 more" {
+	if len(c.refused) != maxRefused+1 || c.refused[maxRefused] != "and 80 more" || len(c.refused[0]) > maxText+len("…") || !utf8.ValidString(c.refused[0]) {
 		t.Errorf("%d: %v", len(c.refused), c.refused)
+	}
+	long := catalog{}.hear(testGroups, listing(at("lb", "public", "https://"+strings.Repeat("a", 2*maxURL))))
+	if len(long.said) != 0 || len(long.refused) != 1 {
+		t.Errorf("%+v", long)
+	}
+	var many []Host
+	for i := range 50 {
+		many = append(many, at("lb", "public", fmt.Sprintf("https://10.0.0.%d:8600", i+1)))
+	}
+	if n := (catalog{}).hear(testGroups, listing(many...)).members(nil)["lb"].Notice; !strings.Contains(n, "and 46 more") || len(n) > 500 {
+		t.Errorf("notice %q", n)
 	}
 }
 
@@ -275,4 +288,37 @@ func TestNoCatalogChangesAView(t *testing.T) {
 			},
 		})
 	})
+}
+
+// A Host that was removed from one Group may be declared in another; it still waits for an operator.
+func TestARemovedHostIsDeclaredElsewhere(t *testing.T) {
+	s := memstore.New()
+	epoch := uint64(0)
+	begin := func(group string) *Registry {
+		epoch++
+		r, err := New(t.Context(), Options{Cluster: "test", Catalog: true, Store: s, Fence: store.Fence{Epoch: epoch}, Logger: slog.New(slog.DiscardHandler),
+			Hosts: []Host{at("lb", group, "https://10.0.0.1:8600")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	r := begin("a")
+	m, _ := r.Member("lb")
+	m, _, err := Decide(txn.MemberAsk{Verb: txn.Remove, Host: "lb", Sure: true, Actor: "kim", Reason: "test"}, &m, Seen{}, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ops, install := r.Change(m, "remove")
+	rev, err := s.Commit(t.Context(), store.Fence{Epoch: epoch}, ops...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	install(rev)
+	for range 2 {
+		r = begin("b")
+		if m, _ := r.Member("lb"); m.Group != "b" || m.Standing != Removed {
+			t.Errorf("%+v", m)
+		}
+	}
 }

@@ -4,6 +4,9 @@
 // before it is used, and its number grows with every change of the declaration. A link is a Connect client and one Watch
 // stream: it says whether the agent answers, and delivers what the agent reports, in order.
 //
+// A catalog may announce Hosts too (Hear). It is never believed: it takes nobody into a View and nobody out, moves nobody that has a
+// link, and nothing that it says is stored. An operator admits who is announced, or the Group's policy does (Admissible).
+//
 // Invariants and ordering:
 //   - Each Host has a goroutine and connections of its own: a slow or dead Host delays no other.
 //   - The Handler hears of one Host in order, from one goroutine: connected (with a complete report), reports,

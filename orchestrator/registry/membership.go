@@ -160,6 +160,9 @@ func declared(old *Membership, h Host, admit Admit, fresh bool, now time.Time) (
 	}
 	m = *old
 	m.Declared, m.Announced = true, true
+	if m.Group != h.Group && !m.Standing.linked() { // nobody talks to it there
+		m.Group, what = h.Group, "move"
+	}
 	if m.Group != h.Group {
 		return m, "", fmt.Errorf("host %s is in group %s and declared in %s: %w; take it out first: cutover lb remove %s", h.Name, m.Group, h.Group, errGroup, h.Name)
 	}

@@ -250,6 +250,9 @@ func (r *Registry) declare(ctx context.Context) error {
 			return err
 		}
 		r.members[h.Name] = m
+		if was := r.stored[h.Name]; was != "" && was != m.Group {
+			ops = append(ops, store.Op{Kind: store.Delete, Key: memberKey(was, m.Host)})
+		}
 		if what != "" {
 			ops = append(ops, store.Op{Kind: store.Put, Key: memberKey(m.Group, m.Host), Value: encode(m)})
 			r.stored[m.Host] = m.Group

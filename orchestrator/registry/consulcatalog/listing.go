@@ -1,8 +1,10 @@
 package consulcatalog
 
 import (
+	"cmp"
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 
@@ -38,11 +40,17 @@ func hostsOf(cluster string, entries []*api.CatalogService) (hosts []registry.Ho
 	return hosts, refused, nil
 }
 
+// address is an IP address or a host name, and nothing that would make another URL of it.
+var address = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,253}$`)
+
 func incomplete(e *api.CatalogService) string {
 	for _, key := range []string{announcement.Host, announcement.Group} {
 		if e.ServiceMeta[key] == "" {
 			return "no " + key + " in its meta"
 		}
+	}
+	if a := cmp.Or(e.ServiceAddress, e.Address); !address.MatchString(a) {
+		return fmt.Sprintf("address %q", a)
 	}
 	if e.ServicePort < 1 || e.ServicePort > 65535 {
 		return fmt.Sprintf("port %d", e.ServicePort)
@@ -54,12 +62,6 @@ func incomplete(e *api.CatalogService) string {
 }
 
 func agentURL(e *api.CatalogService) string {
-	scheme, host := e.ServiceMeta[announcement.Scheme], e.ServiceAddress
-	if scheme == "" {
-		scheme = "https"
-	}
-	if host == "" {
-		host = e.Address
-	}
-	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(e.ServicePort))
+	scheme := cmp.Or(e.ServiceMeta[announcement.Scheme], "https")
+	return scheme + "://" + net.JoinHostPort(cmp.Or(e.ServiceAddress, e.Address), strconv.Itoa(e.ServicePort))
 }

@@ -45,6 +45,8 @@ func TestHostsOf(t *testing.T) {
 		"with another scheme":       {entry(nil, announcement.Scheme, "ftp"), "", `cutover-scheme "ftp"`},
 		"without a port":            {entry(func(e *api.CatalogService) { e.ServicePort = 0 }), "", "port 0"},
 		"with an impossible port":   {entry(func(e *api.CatalogService) { e.ServicePort = 70000 }), "", "port 70000"},
+		"with more than an address": {entry(func(e *api.CatalogService) { e.ServiceAddress = "evil.example/x?" }), "", `address "evil.example/x?"`},
+		"without any address":       {entry(func(e *api.CatalogService) { e.ServiceAddress, e.Address = "", "" }), "", `address ""`},
 		"without meta":              {entry(func(e *api.CatalogService) { e.ServiceMeta = nil }), "", "no cutover-cluster"},
 	} {
 		t.Run(name, func(t *testing.T) {
