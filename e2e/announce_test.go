@@ -198,7 +198,6 @@ func TestAHostAnnouncesItself(t *testing.T) {
 	c.membership(host, func(m wire.Membership) bool {
 		return m.Standing == "member" && !m.Announced && strings.Contains(m.Notice, "no longer")
 	})
-	c.deploy(dead).must(t, 3)
 	n.run("lbagent")
 	c.membership(host, func(m wire.Membership) bool { return m.Standing == "member" && m.Announced && m.Notice == "" })
 	c.eventually("its lbagent is there", func() bool { return c.lbHost(host).Connected })
