@@ -36,7 +36,7 @@ func (e *Engine) feed(d *deployRecord, in deploy.Input) {
 			}
 		case deploy.KillTasks:
 			for _, id := range eff.Tasks {
-				if t := e.s.tasks[id]; t != nil {
+				if t := e.s.task(id); t != nil {
 					e.retire(t, "")
 				}
 			}
@@ -182,7 +182,7 @@ func (e *Engine) beginAll(all []*deployRecord) {
 	}
 	for _, d := range all {
 		for _, m := range d.Members {
-			if t := e.s.tasks[m.Task]; t != nil && !t.ended() {
+			if t := e.s.task(m.Task); t != nil && !t.ended() {
 				e.hold(t, d.Policy.Groups)
 			}
 		}
@@ -348,7 +348,7 @@ func (e *Engine) due() {
 // alive counts tasks without a health check as healthy once they run for a while.
 func (e *Engine) alive(d *deployRecord) {
 	for _, m := range d.Members {
-		t := e.s.tasks[m.Task]
+		t := e.s.task(m.Task)
 		if t == nil || t.health == scheduler.Healthy || t.State != Running || !e.unchecked(t) {
 			continue
 		}
@@ -378,7 +378,7 @@ func (e *Engine) askPending(d *deployRecord) {
 			pending := e.ports.Runner.Pending()
 			e.post(func() {
 				for _, p := range pending {
-					if t := e.s.tasks[p.TaskID]; t != nil && t.State == Queued {
+					if t := e.s.task(p.TaskID); t != nil && t.State == Queued {
 						t.why, t.unplaced = p.Why, true
 						e.feedApp(t.App, deploy.TaskUnplaced{Task: p.TaskID, Why: p.Why})
 					}

@@ -52,7 +52,7 @@ func (e *Engine) sendKill(t *taskRecord) {
 // release ends the holds of a Group on upstreams, unless the committed or an open target names them there again.
 func (e *Engine) release(group string, names []string) {
 	for _, name := range names {
-		t := e.s.tasks[e.s.upstreams[name]]
+		t := e.s.task(e.s.upstreams[name])
 		if t == nil || !t.Holds[group] || e.wanted(t, group) {
 			continue
 		}
@@ -93,7 +93,7 @@ func (e *Engine) askReleased(tasks []*taskRecord) {
 			}
 			e.post(func() {
 				for _, name := range released {
-					if t := e.s.tasks[e.s.upstreams[name]]; t != nil {
+					if t := e.s.task(e.s.upstreams[name]); t != nil {
 						e.allReleased(t)
 					}
 				}
@@ -118,7 +118,7 @@ func (e *Engine) allReleased(t *taskRecord) {
 func (e *Engine) held() []*taskRecord {
 	var out []*taskRecord
 	for _, id := range sortedKeys(e.s.tasks) {
-		t := e.s.tasks[id]
+		t := e.s.task(id)
 		if (t.PortHeld || len(t.Holds) > 0) && (t.Role == roleRetiring || t.Removed || t.ended()) {
 			out = append(out, t)
 		}

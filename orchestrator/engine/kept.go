@@ -77,3 +77,52 @@ func (k keptDeploys) ids() []string {
 	slices.Sort(ids)
 	return ids
 }
+
+// keptTasks are tasks that are over: they have ended, no Host knows them, and nothing follows from them any more. They stay as
+// they are stored until somebody asks for one, as Deploys that are done.
+type keptTasks struct {
+	log    *slog.Logger
+	stored map[string][]byte
+	of     map[string]map[string]bool // their ids by App
+}
+
+func newKeptTasks(log *slog.Logger) keptTasks {
+	return keptTasks{log: log, stored: map[string][]byte{}, of: map[string]map[string]bool{}}
+}
+
+// isOver judges a stored task by the fields that come after those of its place, whose attributes have the names that
+// somebody else gives. In a text each of these would have its quotes escaped.
+func isOver(value []byte) bool {
+	i := bytes.LastIndex(value, []byte(`"role":"`))
+	if i < 0 {
+		return false
+	}
+	value = value[i:]
+	return bytes.HasPrefix(value, []byte(`"role":"`+roleRetiring+`"`)) && bytes.Contains(value, []byte(`"ended_at":"`)) &&
+		!bytes.Contains(value, []byte(`"holds":`)) && !bytes.Contains(value, []byte(`"port_held":true`)) && !bytes.Contains(value, []byte(`"moving":`))
+}
+
+func (k keptTasks) put(id string, value []byte) {
+	app := appOfTask(id)
+	if k.of[app] == nil {
+		k.of[app] = map[string]bool{}
+	}
+	k.of[app][id] = true
+	k.stored[id] = value
+}
+
+// take reads a task, which is the caller's from then on; nil if there is none.
+func (k keptTasks) take(id string) *taskRecord {
+	value, ok := k.stored[id]
+	if !ok {
+		return nil
+	}
+	delete(k.stored, id)
+	delete(k.of[appOfTask(id)], id)
+	t, err := decodeJSON[taskRecord](id, value)
+	if err != nil {
+		k.log.Error("the record of a task that is over cannot be read: it is shown no longer", "task", id, "error", fmt.Errorf("record %s%s: %w", prefixTask, id, err))
+		return nil
+	}
+	return t
+}

@@ -3,11 +3,16 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/cutover/cutover/orchestrator/deploy"
 	"github.com/cutover/cutover/orchestrator/store"
@@ -141,6 +146,91 @@ func TestWaitedForIsProbedFirst(t *testing.T) {
 		}
 		if settled != 2 || len(w.probe.targets) != 4 {
 			t.Errorf("%d of %d targets are settled", settled, len(w.probe.targets))
+		}
+	})
+}
+
+// TestIsOver: what stands in for reading a task tells exactly those from which nothing follows, whatever names and texts
+// they hold.
+func TestIsOver(t *testing.T) {
+	over := func() *taskRecord {
+		return &taskRecord{
+			Placement: Placement{TaskID: "a.b.1.0.x", Attributes: map[string]string{"role": "committed", "holds": "x", "port_held": "true"}},
+			App:       "a.b", Role: roleRetiring, State: Killed, EndedAt: time.Now(), Message: `"moving":"y" "holds":{`,
+		}
+	}
+	for name, c := range map[string]struct {
+		change func(r *taskRecord)
+		over   bool
+	}{
+		"over":    {func(*taskRecord) {}, true},
+		"it runs": {func(r *taskRecord) { r.EndedAt = time.Time{} }, false},
+		"it runs, as it says": {func(r *taskRecord) {
+			r.EndedAt, r.Attributes = time.Time{}, map[string]string{"ended_at": "2026", "role": "retiring"}
+		}, false},
+		"it is committed":       {func(r *taskRecord) { r.Role, r.Attributes = roleCommitted, map[string]string{"role": "retiring"} }, false},
+		"a host knows it":       {func(r *taskRecord) { r.Holds = map[string]bool{"role": true} }, false},
+		"its port is held":      {func(r *taskRecord) { r.PortHeld = true }, false},
+		"an amendment names it": {func(r *taskRecord) { r.Moving = "m" }, false},
+	} {
+		r := over()
+		c.change(r)
+		if got := isOver(putOrDelete("k", r).Value); got != c.over {
+			t.Errorf("%s: over %v", name, got)
+		}
+	}
+	if app := appOfTask("a.b.1.0.x"); app != "a.b" {
+		t.Errorf("the App is %q", app)
+	}
+}
+
+// TestTasksThatAreOverAreReadWhenAsked: they are listed, found, and forgotten in their turn, after a restart as before it.
+func TestTasksThatAreOverAreReadWhenAsked(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		const versions = 4
+		for i := range versions {
+			w.want(w.submit(yamlSpec("shop", 15, fmt.Sprint("version: v", i))), deploy.Succeeded, deploy.StepDone)
+			w.pass(time.Second)
+		}
+		before, err := w.e.Tasks(t.Context(), "shop")
+		if err != nil || len(before) != 15+keepEnded {
+			t.Fatalf("%d tasks, %v", len(before), err)
+		}
+		stored := func() (n int) {
+			if err := w.e.do(context.Background(), func() error { n = len(w.e.s.over.stored); return nil }); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		w.restart()
+		if n := stored(); n != keepEnded {
+			t.Fatalf("%d tasks are left unread", n)
+		}
+		old := before[slices.IndexFunc(before, func(v deploy.TaskView) bool { return v.Role == "old" })]
+		if _, err := w.e.Logs(t.Context(), old.ID, "stderr", 0, 10); err != nil {
+			t.Fatal(err)
+		}
+		// A late update of one changes nothing, and it is not taken for an unknown one.
+		if err := w.e.HandleUpdate(t.Context(), TaskUpdate{TaskID: old.ID, State: Running}); err != nil {
+			t.Fatal(err)
+		}
+		after, err := w.e.Tasks(t.Context(), "shop")
+		if err != nil || stored() != 0 {
+			t.Fatal(err)
+		}
+		for i := range before {
+			// Before the first probe nothing is known of the health of those that run.
+			before[i].Health, after[i].Health = "", ""
+		}
+		if diff := cmp.Diff(before, after); diff != "" {
+			t.Fatal(diff)
+		}
+		w.restart()
+		w.want(w.submit(yamlSpec("shop", 15, "version: last")), deploy.Succeeded, deploy.StepDone)
+		w.pass(time.Second)
+		last, err := w.e.Tasks(t.Context(), "shop")
+		if err != nil || len(last) != 15+keepEnded {
+			t.Fatalf("%d tasks, %v", len(last), err)
 		}
 	})
 }

@@ -18,16 +18,21 @@ import (
 // This file reads the engine's part of the store at the begin of a term: with 1,000 Apps most of the time until open Deploys
 // move again is spent here.
 
-// load reads the state. Deploys that are done are not decoded: see keptDeploys.
+// load reads the state. Deploys that are done and tasks that are over are not decoded: see keptDeploys and keptTasks.
 func load(ctx context.Context, st store.Store, log *slog.Logger) (*state, error) {
 	s := newState(log)
 	type revision struct {
 		number uint64
 		spec   spec.Spec
 	}
-	type finished struct {
+	// Of these two either the record was read, or it is kept as it is stored.
+	type deployOrValue struct {
 		deploy *deployRecord
 		value  []byte
+	}
+	type taskOrValue struct {
+		task  *taskRecord
+		value []byte
 	}
 	return s, firstError(
 		func() error {
@@ -42,21 +47,34 @@ func load(ctx context.Context, st store.Store, log *slog.Logger) (*state, error)
 			}, func(_ string, r revision) { s.specs.put(r.spec.Name, r.number, r.spec) })
 		},
 		func() error {
-			return loadAll(ctx, st, prefixDeploy, func(_ string, value []byte) (f finished, err error) {
-				f.deploy, err = readDeploy(value)
-				f.value = value
-				return f, err
-			}, func(key string, f finished) {
-				if f.deploy == nil {
-					s.deploys.putStored(strings.TrimPrefix(key, prefixDeploy), f.value)
+			return loadAll(ctx, st, prefixDeploy, func(_ string, value []byte) (d deployOrValue, err error) {
+				d.deploy, err = readDeploy(value)
+				d.value = value
+				return d, err
+			}, func(key string, d deployOrValue) {
+				if d.deploy == nil {
+					s.deploys.putStored(strings.TrimPrefix(key, prefixDeploy), d.value)
 					return
 				}
-				s.deploys.put(f.deploy)
-				s.active[f.deploy.ID] = true
+				s.deploys.put(d.deploy)
+				s.active[d.deploy.ID] = true
 			})
 		},
 		func() error {
-			return loadAll(ctx, st, prefixTask, decodeJSON[taskRecord], func(_ string, t *taskRecord) { s.addTask(t) })
+			return loadAll(ctx, st, prefixTask, func(key string, value []byte) (t taskOrValue, err error) {
+				if isOver(value) {
+					t.value = value
+					return t, nil
+				}
+				t.task, err = decodeJSON[taskRecord](key, value)
+				return t, err
+			}, func(key string, t taskOrValue) {
+				if t.task != nil {
+					s.addTask(t.task)
+					return
+				}
+				s.over.put(strings.TrimPrefix(key, prefixTask), t.value)
+			})
 		},
 		func() error {
 			return loadAll(ctx, st, prefixAmend, decodeJSON[amendRecord], func(_ string, a *amendRecord) { s.amends[a.ID] = a })

@@ -11,7 +11,7 @@ import (
 
 // fetchOutput reads the last lines of a task's stderr and stdout, with a short deadline.
 func (e *Engine) fetchOutput(deployID, task string) {
-	t := e.s.tasks[task]
+	t := e.s.task(task)
 	if t == nil {
 		e.batch.do(func() { e.post(func() { e.outputRead(deployID, task, "") }) })
 		return

@@ -55,6 +55,10 @@ func (e *Engine) pruneSpecs(a *appRecord) {
 	for _, t := range e.s.tasksOf[a.Name] {
 		needed[t.Spec] = true
 	}
+	for id := range e.s.over.of[a.Name] {
+		name, _ := parseTaskID(id)
+		needed[name.spec] = true
+	}
 	for rev := range e.s.specs[a.Name] {
 		if !needed[rev] {
 			delete(e.s.specs[a.Name], rev)
@@ -71,7 +75,13 @@ func (e *Engine) pruneTasks(app string) {
 			old = append(old, t)
 		}
 	}
-	if len(old) <= keepEnded {
+	over := len(e.s.over.of[app])
+	if len(old)+over <= keepEnded {
+		return
+	}
+	if over > 0 {
+		e.s.readOver(app)
+		e.pruneTasks(app)
 		return
 	}
 	slices.SortFunc(old, func(x, y *taskRecord) int { return x.EndedAt.Compare(y.EndedAt) })

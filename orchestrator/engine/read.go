@@ -30,7 +30,7 @@ func (e *Engine) view(d *deployRecord) deploy.View {
 		if m.Kept {
 			role = "kept"
 		}
-		t := e.s.tasks[m.Task]
+		t := e.s.task(m.Task)
 		if t == nil { // forgotten since
 			tasks = append(tasks, deploy.TaskView{ID: m.Task, App: d.App, Spec: d.Spec, Instance: m.Instance, State: string(m.State), Health: "unknown", Role: role, Message: m.Why, Kept: m.Kept})
 			continue
@@ -196,6 +196,9 @@ func (e *Engine) appView(a *appRecord, full bool) deploy.AppView {
 			v.Routes = append(v.Routes, r.String())
 		}
 	}
+	if full {
+		e.s.readOver(a.Name)
+	}
 	for _, t := range e.s.sorted(a.Name) {
 		if t.Role == roleCommitted && !t.ended() {
 			if t.health == scheduler.Healthy || t.health == scheduler.Unknown && t.State == Running && e.unchecked(t) {
@@ -238,6 +241,7 @@ func (e *Engine) Tasks(ctx context.Context, app string) (views []deploy.TaskView
 			return err
 		}
 		for _, name := range names {
+			e.s.readOver(name)
 			for _, t := range e.s.sorted(name) {
 				views = append(views, e.taskView(t))
 			}
@@ -266,7 +270,7 @@ func (e *Engine) Logs(ctx context.Context, task, file string, offset int64, limi
 	}
 	var r TaskRef
 	err := e.do(ctx, func() error {
-		t := e.s.tasks[task]
+		t := e.s.task(task)
 		if t == nil {
 			return refused(deploy.RefusedNotFound, "there is no task %q, or it is no longer kept", clip(task))
 		}

@@ -42,7 +42,7 @@ type repair struct {
 // behind says what the state lacks of an App that the log has: the Commit itself, or tasks that are committed.
 func (s *state) behind(c txn.CommittedApp) (commit, tasks bool) {
 	for _, id := range routed(c) {
-		tasks = tasks || s.tasks[id] == nil
+		tasks = tasks || s.task(id) == nil
 	}
 	if c.Txn == "" {
 		return false, tasks
@@ -64,7 +64,7 @@ func (s *state) behind(c txn.CommittedApp) (commit, tasks bool) {
 			}
 		}
 		for _, id := range target {
-			tasks = tasks || s.tasks[id] == nil
+			tasks = tasks || s.task(id) == nil
 		}
 		return false, tasks
 	}
@@ -248,7 +248,7 @@ func (s *state) rebuildTasks(l logged, r *repair, now time.Time) {
 	found := map[int]bool{}
 	for _, id := range l.tasks() {
 		name, ok := parseTaskID(id)
-		if s.tasks[id] != nil || !ok {
+		if s.task(id) != nil || !ok {
 			continue
 		}
 		rev := name.spec
@@ -330,6 +330,14 @@ func deployOfTxn(id string) string {
 		return id[:i]
 	}
 	return ""
+}
+
+// appOfTask is the App that a task's id names (deploy.TaskID).
+func appOfTask(id string) string {
+	for range 3 {
+		id = id[:max(strings.LastIndexByte(id, '.'), 0)]
+	}
+	return id
 }
 
 // taskName is what a task's id says (deploy.TaskID).

@@ -30,7 +30,7 @@ func (e *Engine) resume(ctx context.Context) error {
 		return err
 	}
 	for _, id := range slices.Sorted(maps.Keys(e.s.tasks)) {
-		t := e.s.tasks[id]
+		t := e.s.task(id)
 		if t.ended() {
 			continue
 		}
@@ -104,7 +104,7 @@ func (e *Engine) outcomes(ctx context.Context) error {
 // missed tells a Deploy what is stored about its tasks, in case the term ended between a task's record and the Deploy's.
 func (e *Engine) missed(d *deployRecord) {
 	for _, m := range d.Members {
-		t := e.s.tasks[m.Task]
+		t := e.s.task(m.Task)
 		switch {
 		case t == nil:
 			if m.State != deploy.MemberEnded && !m.Kept {

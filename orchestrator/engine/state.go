@@ -16,7 +16,8 @@ type state struct {
 	apps    map[string]*appRecord
 	specs   specs
 	deploys keptDeploys
-	tasks   map[string]*taskRecord
+	tasks   map[string]*taskRecord // all but those in over
+	over    keptTasks
 	amends  map[string]*amendRecord
 	idem    map[string]idemRecord
 	// locksteps are Deploys of several Apps that commit together.
@@ -37,7 +38,7 @@ type state struct {
 
 func newState(log *slog.Logger) *state {
 	return &state{
-		apps: map[string]*appRecord{}, specs: specs{}, deploys: newKeptDeploys(log), tasks: map[string]*taskRecord{},
+		apps: map[string]*appRecord{}, specs: specs{}, deploys: newKeptDeploys(log), tasks: map[string]*taskRecord{}, over: newKeptTasks(log),
 		amends: map[string]*amendRecord{}, idem: map[string]idemRecord{}, locksteps: map[string]*lockstepRecord{}, tasksOf: map[string]map[string]*taskRecord{},
 		upstreams: map[string]string{}, active: map[string]bool{}, relaunch: map[string]time.Time{},
 	}
@@ -58,7 +59,27 @@ func (s *state) dropTask(t *taskRecord) {
 	delete(s.upstreams, t.Upstream)
 }
 
-// sorted returns an App's tasks in order of instance and age, so that nothing depends on the order of a map.
+// task returns a task, nil if there is none. It stays the same one for as long as it is kept.
+func (s *state) task(id string) *taskRecord {
+	if t := s.tasks[id]; t != nil {
+		return t
+	}
+	t := s.over.take(id)
+	if t != nil {
+		s.addTask(t)
+	}
+	return t
+}
+
+// readOver reads the App's tasks that are over, to be among the others.
+func (s *state) readOver(app string) {
+	for id := range s.over.of[app] {
+		s.task(id)
+	}
+}
+
+// sorted returns an App's tasks in order of instance and age, so that nothing depends on the order of a map. Those that are
+// over are among them only if they have been read.
 func (s *state) sorted(app string) []*taskRecord {
 	return slices.SortedFunc(maps.Values(s.tasksOf[app]), func(a, b *taskRecord) int {
 		if a.Instance != b.Instance {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,7 +84,7 @@ const relaunchAfter = time.Second
 
 // notTaken handles a task that the framework does not know: one that it can never run ends, others are offered again.
 func (e *Engine) notTaken(id string, err error) {
-	t := e.s.tasks[id]
+	t := e.s.task(id)
 	switch {
 	case t == nil || t.ended():
 	case t.KillOrdered:
@@ -104,7 +105,7 @@ func (e *Engine) relaunch(all bool) {
 			continue
 		}
 		delete(e.s.relaunch, id)
-		if t := e.s.tasks[id]; t != nil && t.State == Queued && !t.KillOrdered {
+		if t := e.s.task(id); t != nil && t.State == Queued && !t.KillOrdered {
 			if sp, ok := e.s.specs.get(t.App, t.Spec); ok {
 				e.sendLaunch(t, sp)
 			}
@@ -157,13 +158,13 @@ func (e *Engine) SaveFrameworkID(ctx context.Context, id string) error {
 func (e *Engine) SaveLaunching(ctx context.Context, placements []Placement) error {
 	return e.do(ctx, func() error {
 		for _, p := range placements {
-			t := e.s.tasks[p.TaskID]
+			t := e.s.task(p.TaskID)
 			if t == nil || t.ended() {
 				return fmt.Errorf("engine: task %s is not wanted any longer", p.TaskID)
 			}
 		}
 		for _, p := range placements {
-			t := e.s.tasks[p.TaskID]
+			t := e.s.task(p.TaskID)
 			t.Placement = p
 			t.why, t.unplaced = "", false
 			if t.State == Queued {
@@ -183,13 +184,14 @@ func (e *Engine) Unended(ctx context.Context) ([]TaskRef, error) {
 	var out []TaskRef
 	err := e.do(ctx, func() error {
 		e.relaunch(true)
-		for _, id := range sortedKeys(e.s.tasks) {
-			if t := e.s.tasks[id]; !t.ended() && t.State != Queued {
+		for _, t := range e.s.tasks {
+			if !t.ended() && t.State != Queued {
 				out = append(out, ref(t))
 			}
 		}
 		return nil
 	})
+	slices.SortFunc(out, func(a, b TaskRef) int { return strings.Compare(a.TaskID, b.TaskID) })
 	return out, err
 }
 
@@ -202,7 +204,7 @@ func ref(t *taskRecord) TaskRef {
 // HandleUpdate takes a status update. What it means is durable when it returns nil: only then it may be acknowledged.
 func (e *Engine) HandleUpdate(ctx context.Context, u TaskUpdate) error {
 	return e.do(ctx, func() error {
-		t := e.s.tasks[u.TaskID]
+		t := e.s.task(u.TaskID)
 		if t == nil {
 			// Never killed by itself: NO-ORPHAN-KILL, a Host may know what this store does not.
 			e.log.Warn("status of an unknown task", "task", u.TaskID, "state", u.State, "agent", u.AgentID)
@@ -229,7 +231,7 @@ func (e *Engine) HandleUpdate(ctx context.Context, u TaskUpdate) error {
 // HandleLost takes the framework's word that a task will not run. Final: no update follows.
 func (e *Engine) HandleLost(ctx context.Context, task, why string, final bool) error {
 	return e.do(ctx, func() error {
-		t := e.s.tasks[task]
+		t := e.s.task(task)
 		if t == nil || t.ended() {
 			return nil
 		}
@@ -311,7 +313,7 @@ func (e *Engine) taskAway(t *taskRecord, st TaskState, why string) {
 
 // taskEnded handles a terminal status. The upstream of a committed task leaves all proxies by the scheduler's plan.
 func (e *Engine) taskEnded(id string, st TaskState, why string) {
-	t := e.s.tasks[id]
+	t := e.s.task(id)
 	if t == nil || t.ended() {
 		return
 	}
@@ -379,7 +381,7 @@ func (e *Engine) probe(t *taskRecord, settled bool) {
 
 // probed takes a change that the prober saw.
 func (e *Engine) probed(p ProbeEvent) {
-	t := e.s.tasks[p.Task]
+	t := e.s.task(p.Task)
 	if t == nil || t.ended() || t.KillOrdered {
 		return
 	}

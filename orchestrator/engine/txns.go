@@ -67,7 +67,7 @@ func (e *Engine) txnChanged(s txn.Status) {
 func (e *Engine) undone(d *deployRecord) {
 	var tasks []*taskRecord
 	for _, m := range d.Members {
-		if t := e.s.tasks[m.Task]; t != nil && t.Role == roleCandidate {
+		if t := e.s.task(m.Task); t != nil && t.Role == roleCandidate {
 			e.unhold(t, d.Policy.Groups...)
 			t.PortHeld = len(d.Policy.Groups) > 0
 			tasks = append(tasks, t)
@@ -234,7 +234,7 @@ func (e *Engine) proposal(d *deployRecord) (txn.Proposal, error) {
 		}
 	}
 	for _, m := range d.Members {
-		if t := e.s.tasks[m.Task]; t != nil {
+		if t := e.s.task(m.Task); t != nil {
 			c := commitTask{ID: t.TaskID, Upstream: t.Upstream, Agent: t.AgentID, Host: t.Host}
 			for _, port := range t.Ports {
 				c.Ports = append(c.Ports, int(port))
@@ -258,7 +258,7 @@ func (e *Engine) section(d *deployRecord, sp spec.Spec, group string) (*lbagentv
 		}
 	}
 	for _, m := range d.Members {
-		t := e.s.tasks[m.Task]
+		t := e.s.task(m.Task)
 		if t == nil || t.ended() {
 			continue // a kept one that died: an Amendment takes it out of the base as well
 		}

@@ -42,7 +42,7 @@ func (e *Engine) nextWake() (wake time.Time) {
 			earliest(&wake, e.batch.now.Add(pendingEvery))
 		}
 		for _, m := range d.Members {
-			if t := e.s.tasks[m.Task]; t != nil && t.State == Running && t.health != scheduler.Healthy && e.unchecked(t) {
+			if t := e.s.task(m.Task); t != nil && t.State == Running && t.health != scheduler.Healthy && e.unchecked(t) {
 				earliest(&wake, t.RunningAt.Add(e.opts.AliveAfter))
 			}
 		}
@@ -80,7 +80,7 @@ func (e *Engine) safety() {
 	}
 	e.s.repeated = e.batch.now
 	for _, id := range sortedKeys(e.s.tasks) {
-		if t := e.s.tasks[id]; t.KillOrdered && !t.ended() {
+		if t := e.s.task(id); t.KillOrdered && !t.ended() {
 			e.sendKill(t)
 		}
 	}
@@ -117,10 +117,10 @@ func (e *Engine) schedule(a *appRecord) {
 	plan := scheduler.Reconcile(in, e.batch.now, e.opts.Scheduler)
 	a.wake = plan.Wake
 	for _, id := range plan.Remove {
-		e.remove(e.s.tasks[id])
+		e.remove(e.s.task(id))
 	}
 	for _, id := range plan.Discard {
-		e.retire(e.s.tasks[id], "")
+		e.retire(e.s.task(id), "")
 	}
 	for _, s := range plan.Start {
 		id := deploy.TaskID(a.Name, a.Committed, s.Instance, e.newID())
@@ -135,7 +135,7 @@ func (e *Engine) schedule(a *appRecord) {
 	default:
 		for _, ins := range plan.Insert {
 			e.insert(sp, []scheduler.Insert{ins}, &amendRecord{
-				App: a.Name, Reason: fmt.Sprintf("task %s replaces instance %d", ins.Task, e.s.tasks[ins.Task].Instance),
+				App: a.Name, Reason: fmt.Sprintf("task %s replaces instance %d", ins.Task, e.s.task(ins.Task).Instance),
 			})
 		}
 	}
@@ -191,10 +191,10 @@ func (e *Engine) insert(sp spec.Spec, set []scheduler.Insert, rec *amendRecord) 
 	rec.ID, rec.At, rec.Pending = e.newID(), e.batch.now, map[string]bool{}
 	for _, ins := range set {
 		rec.Insert = append(rec.Insert, ins.Task)
-		t := e.s.tasks[ins.Task]
+		t := e.s.task(ins.Task)
 		t.Moving = rec.ID
 		e.hold(t, groups)
-		if old := e.s.tasks[ins.Retire]; old != nil {
+		if old := e.s.task(ins.Retire); old != nil {
 			rec.Retire = append(rec.Retire, old.TaskID)
 			old.Moving = rec.ID
 			e.dirty(old)
@@ -267,7 +267,7 @@ func (e *Engine) sendAmend(rec *amendRecord) {
 func (e *Engine) living(rec *amendRecord) []*taskRecord {
 	var out []*taskRecord
 	for _, id := range rec.Insert {
-		if t := e.s.tasks[id]; t != nil && (rec.Undo == "" || !t.ended()) {
+		if t := e.s.task(id); t != nil && (rec.Undo == "" || !t.ended()) {
 			out = append(out, t)
 		}
 	}
@@ -277,7 +277,7 @@ func (e *Engine) living(rec *amendRecord) []*taskRecord {
 func (e *Engine) names(tasks []string) []string {
 	var out []string
 	for _, id := range tasks {
-		if t := e.s.tasks[id]; t != nil {
+		if t := e.s.task(id); t != nil {
 			out = append(out, t.Upstream)
 		}
 	}
@@ -338,13 +338,13 @@ func (e *Engine) amendOver(rec *amendRecord) {
 
 func (e *Engine) inserted(rec *amendRecord) {
 	for _, id := range rec.Insert {
-		if t := e.s.tasks[id]; t != nil && t.Role == roleReplacement {
+		if t := e.s.task(id); t != nil && t.Role == roleReplacement {
 			t.Role = roleCommitted
 			e.dirty(t)
 		}
 	}
 	for _, id := range rec.Retire {
-		if t := e.s.tasks[id]; t != nil && t.Role == roleCommitted {
+		if t := e.s.task(id); t != nil && t.Role == roleCommitted {
 			e.retire(t, "")
 		}
 	}
@@ -366,7 +366,7 @@ func (e *Engine) notInserted(rec *amendRecord) {
 			Undo: rec.Undo, Reason: rec.Reason, At: e.batch.now,
 		}
 		for _, id := range append(slices.Clone(rec.Insert), rec.Retire...) {
-			t := e.s.tasks[id]
+			t := e.s.task(id)
 			if t == nil {
 				continue
 			}
@@ -378,7 +378,7 @@ func (e *Engine) notInserted(rec *amendRecord) {
 				}
 			}
 		}
-		if t := e.s.tasks[rec.Insert[0]]; t != nil && !t.ended() && len(again.Pending) > 0 {
+		if t := e.s.task(rec.Insert[0]); t != nil && !t.ended() && len(again.Pending) > 0 {
 			e.amend(again)
 			return
 		}
@@ -390,7 +390,7 @@ func (e *Engine) notInserted(rec *amendRecord) {
 		a.Backoff = map[int]scheduler.Backoff{}
 	}
 	for _, id := range rec.Insert {
-		if t := e.s.tasks[id]; t != nil {
+		if t := e.s.task(id); t != nil {
 			e.retire(t, "")
 			a.Backoff[t.Instance] = a.Backoff[t.Instance].After(0, e.batch.now, e.opts.Scheduler)
 			e.batch.apps[rec.App] = true
@@ -401,7 +401,7 @@ func (e *Engine) notInserted(rec *amendRecord) {
 // moved ends what the Amendment says about its tasks.
 func (e *Engine) moved(rec *amendRecord) {
 	for _, id := range append(slices.Clone(rec.Insert), rec.Retire...) {
-		if t := e.s.tasks[id]; t != nil && t.Moving == rec.ID {
+		if t := e.s.task(id); t != nil && t.Moving == rec.ID {
 			t.Moving = ""
 			e.dirty(t)
 		}

@@ -35,20 +35,14 @@ func (c *Conductor) load(ctx context.Context) error {
 		{prefixTxn, func(r store.Record) error { return c.loadTxn(ctx, r) }},
 		{prefixAmend, c.loadAmendment},
 	} {
-		after := ""
-		for {
-			records, err := c.opts.Store.List(ctx, load.prefix, after, 256)
-			if err != nil {
-				return err
-			}
-			for _, r := range records {
-				if err := load.take(r); err != nil {
-					return fmt.Errorf("record %q: %w", r.Key, err)
-				}
-				after = r.Key
-			}
-			if len(records) < 256 {
-				break
+		// All at once: Consul has no other way, and reads all of them for each page.
+		records, err := c.opts.Store.List(ctx, load.prefix, "", 0)
+		if err != nil {
+			return err
+		}
+		for _, r := range records {
+			if err := load.take(r); err != nil {
+				return fmt.Errorf("record %q: %w", r.Key, err)
 			}
 		}
 	}
