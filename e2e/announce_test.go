@@ -21,6 +21,7 @@ import (
 	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/deploy"
 	"github.com/cutover/cutover/orchestrator/store/storetest/consultest"
+	"github.com/cutover/cutover/orchestrator/store/storetest/redistest"
 )
 
 // newcomer is a Host with HAProxy that no cluster has declared: it announces itself.
@@ -205,4 +206,33 @@ func TestAHostAnnouncesItself(t *testing.T) {
 		t.Errorf("hosts of v6: %+v", v.Hosts)
 	}
 	n.serves("v6")
+}
+
+// Where there are several orchestrators, the next leader hears the catalog itself, and goes by what was admitted.
+func TestANewLeaderHearsTheCatalog(t *testing.T) {
+	t.Parallel()
+	c := &ledCluster{consul: consultest.Start(t, consultest.Options{}), redis: redistest.Start(t, redistest.Options{})}
+	c.cluster = newClusterWith(t, "haproxy=1", "--orchestrators", "2", "--consul", c.consul.URL, "--store", c.redis.URL, "--session-ttl", "3s",
+		"--catalog", c.consul.URL)
+	const host, own = "lb-new", "lb-haproxy-1"
+	leader := c.second()
+	n := c.newcomer(host, c.consul.URL, 240)
+	n.run("lbagent")
+	c.membership(host, func(m wire.Membership) bool { return m.Standing == "announced" && m.Source == "consul" })
+	handOver := func() {
+		c.signal(leader.PID, syscall.SIGTERM)
+		old := leader.Name
+		c.eventually("another one leads", func() bool { leader = c.leader(); return leader.Name != old })
+	}
+	handOver()
+	c.membership(host, func(m wire.Membership) bool { return m.Standing == "announced" && m.Announced })
+	c.cli("lb", "admit", host, "--reason", "more room").must(t, 0)
+	if v := c.deploy(shop("v1")).must(t, 0).View; !slices.Equal(proved(v), []string{own, host}) {
+		t.Errorf("hosts of v1: %+v", v.Hosts)
+	}
+	leader = c.second()
+	c.membership(host, func(m wire.Membership) bool { return m.Standing == "member" && m.Announced && m.Notice == "" })
+	if v := c.deploy(shop("v2")).must(t, 0).View; !slices.Equal(proved(v), []string{own, host}) {
+		t.Errorf("hosts of v2: %+v", v.Hosts)
+	}
 }

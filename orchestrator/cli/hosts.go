@@ -187,8 +187,8 @@ func (a *app) lbAdmitCommand() *cobra.Command {
 	f := a.addHostFlags(cmd, "how long to wait until it is a member; then exit 7, and it goes on")
 	f.addDetach(cmd)
 	var group, url string
-	cmd.Flags().StringVar(&group, "group", "", "`GROUP` of a host that is not announced")
-	cmd.Flags().StringVar(&url, "agent-url", "", "`URL` of the lbagent of a host that is not announced")
+	cmd.Flags().StringVar(&group, "group", "", "`GROUP` of a host that is not announced, or announced more than once")
+	cmd.Flags().StringVar(&url, "agent-url", "", "`URL` of the lbagent of a host that is not announced, or announced more than once")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return a.changeHost(cmd.Context(), f, args[0], func(ctx context.Context, c *client.Client, change client.Change) (wire.Host, error) {
 			return c.Admit(ctx, args[0], group, url, change)
@@ -253,7 +253,8 @@ func (a *app) lbRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove HOST --reason TEXT",
 		Short: "Take a host out for good",
-		Long:  "Needs the proof that exclude needs. Nobody talks to the host any longer, and what was kept for it is released. Take it out of the hosts file as well.",
+		Long: "Needs the proof that exclude needs. Nobody talks to the host any longer, and what was kept for it is released. Take it out of the hosts file as well. " +
+			"One that Consul announces stays removed until it is admitted again.",
 	}
 	f := a.addHostFlags(cmd, "how long to wait for undecided transactions; then exit 8, and nothing is changed")
 	f.addSure(cmd)

@@ -2,8 +2,15 @@ package registry_test
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +20,7 @@ import (
 
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 
+	"github.com/cutover/cutover/internal/pki"
 	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/registry/hosttest"
 	"github.com/cutover/cutover/orchestrator/store"
@@ -184,5 +192,51 @@ func TestHigherEpochIsAProblem(t *testing.T) {
 			t.Fatalf("problem %q does not speak of the epoch", r.Link("lb1").Info().Problem)
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// An address may lead to another Host of the cluster, which has a certificate, too: that of its own name.
+func TestACertifiedStrangerIsNotConnected(t *testing.T) {
+	dir := t.TempDir()
+	ca, err := pki.OpenAuthority(filepath.Join(dir, "ca"), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := func(role, name, peer string) *tls.Config {
+		if err := ca.Issue(filepath.Join(dir, name), role, name, net.IPv4(127, 0, 0, 1)); err != nil {
+			t.Fatal(err)
+		}
+		c, err := pki.Config(filepath.Join(dir, name), "test", peer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	asked := make(chan string, 1)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case asked <- r.URL.Path:
+		default:
+		}
+	}))
+	srv.TLS = conf("lbagent", "lb6", "orchestrator")
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	defer srv.Close()
+	orch := conf("orchestrator", "orch", "lbagent")
+	r := open(t, memstore.New(), registry.Host{Name: "lb1", Group: "public", AgentURL: srv.URL, TLS: orch}, registry.Host{Name: "lb6", Group: "public", AgentURL: srv.URL, TLS: orch})
+	r.Start(t.Context(), newEvents())
+	defer r.Stop()
+	deadline := time.Now().Add(patience)
+	for !strings.Contains(r.Link("lb1").Info().Problem, `the peer's certificate is that of lbagent ["lb6"], not of "lb1"`) {
+		if time.Now().After(deadline) {
+			t.Fatalf("problem %q does not name the stranger", r.Link("lb1").Info().Problem)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	select {
+	case <-asked: // by the link of lb6, whose certificate it is
+	case <-time.After(patience):
+		t.Fatalf("the host itself is not asked: %s", r.Link("lb6").Info().Problem)
 	}
 }

@@ -17,8 +17,12 @@ import (
 	"github.com/cutover/cutover/proto/announcement"
 )
 
-// maxAnswer bounds an answer of Consul.
-const maxAnswer = 8 << 20
+const (
+	// maxAnswer bounds an answer of Consul.
+	maxAnswer = 8 << 20
+	// answerTime is what an answer may take besides the waiting that was asked for.
+	answerTime = 5 * time.Second
+)
 
 // Options of a Catalog. Address, Cluster and Logger are required.
 type Options struct {
@@ -107,7 +111,7 @@ func same(a, b registry.Listing) bool {
 // list reads the catalog once, and waits until it has passed index.
 func (c *Catalog) list(ctx context.Context, index uint64) (l registry.Listing, next uint64, err error) {
 	// Consul adds up to a sixteenth to the time that it waits.
-	ctx, cancel := context.WithTimeout(ctx, c.opts.Wait+c.opts.Wait/16+10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, c.opts.Wait+c.opts.Wait/16+answerTime)
 	defer cancel()
 	entries, meta, err := c.client.Catalog().Service(c.opts.Service, "", (&api.QueryOptions{WaitIndex: index, WaitTime: c.opts.Wait}).WithContext(ctx))
 	if err != nil {

@@ -151,6 +151,10 @@ func TestRealCatalog(t *testing.T) {
 	w.wantError("connection refused")
 	s.Start()
 	w.until("public/lb-2 https://10.0.1.12:8601")
+	s.Freeze()
+	w.wantError("deadline exceeded")
+	s.Thaw()
+	w.until("public/lb-2 https://10.0.1.12:8601")
 	register(t, client, instance("lb-4", "public", "10.0.1.14", 8600))
 	w.want("public/lb-2 https://10.0.1.12:8601, public/lb-4 https://10.0.1.14:8600")
 }
