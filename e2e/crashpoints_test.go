@@ -82,8 +82,8 @@ type crashDrill struct {
 	*cluster
 	hosts   []string // haproxy, nginx with Lua, nginx with reloads
 	version int
-	serving string // what must be served now
-	loads   []*loadgen.Run
+	serving string         // what must be served now
+	loads   []*loadgen.Run // as hosts
 }
 
 func (d *crashDrill) spec(version string) specFile {
@@ -105,16 +105,22 @@ func newCrashDrillOf(t *testing.T, lb string, flags ...string) *crashDrill {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &crashDrill{cluster: newClusterOf(t, bin, lb, flags...), serving: "v0"}
+	return newCrashDrillOn(newClusterOf(t, bin, lb, flags...))
+}
+
+// newCrashDrillOn deploys the first version and starts the load. The cluster runs the binary of buildCrashing.
+func newCrashDrillOn(c *cluster) *crashDrill {
+	c.t.Helper()
+	d := &crashDrill{cluster: c, serving: "v0"}
+	d.deploy(d.spec(d.serving)).must(c.t, 0)
 	for _, h := range d.info.Hosts {
 		d.hosts = append(d.hosts, h.Name)
 		o := loadgen.Options{URLs: []string{h.FrontendURL}, Path: "/shop/buy", SlowPath: "/shop/slow?ms=700", Close: 2, KeepAlive: 2, Slow: 1, Think: 10 * time.Millisecond}
 		if h.Driver == "nginx-reload" {
 			o.KeepAlive, o.Slow = 0, 0 // a reload of this nginx resets idle connections: its stated limit
 		}
-		defer func() { d.loads = append(d.loads, d.loadWith(o)) }()
+		d.loads = append(d.loads, d.loadWith(o))
 	}
-	d.deploy(d.spec(d.serving)).must(t, 0)
 	return d
 }
 

@@ -2,9 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -113,31 +111,8 @@ func TestDrillForeignHands(t *testing.T) {
 // editOwnFile changes a file of the published tree that holds the App, and returns what the report of it must say.
 func (c *cluster) editOwnFile(host string) func(driftEntry) bool {
 	c.t.Helper()
-	dir := filepath.Join(c.dir, "hosts", host, "proxy")
-	var path string
-	err := filepath.WalkDir(dir, func(p string, e os.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // a generation that went while we looked
-		}
-		if err != nil {
-			return err
-		}
-		if e.IsDir() || !strings.HasSuffix(p, ".cfg") && !strings.HasSuffix(p, ".section") {
-			return nil
-		}
-		if text, err := os.ReadFile(p); err == nil && strings.Contains(string(text), "shop") {
-			path = p
-		}
-		return nil
-	})
-	if err != nil || path == "" {
-		c.t.Fatalf("no published file of %s below %s: %v", host, dir, err)
-	}
-	text, err := os.ReadFile(path)
-	if err == nil {
-		err = os.WriteFile(path, append(text, "# mine\n"...), 0o600)
-	}
-	if err != nil {
+	path, text := c.ownFile(host)
+	if err := os.WriteFile(path, append(text, "# mine\n"...), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
 	return func(d driftEntry) bool {

@@ -21,9 +21,15 @@ type ledCluster struct {
 // newLedCluster starts a cluster with n orchestrators. A leader that crashes is replaced sooner than in production.
 func newLedCluster(t *testing.T, n, lb string, flags ...string) *ledCluster {
 	t.Helper()
+	return newLedClusterOf(t, cutoverBin, n, lb, flags...)
+}
+
+// newLedClusterOf runs another build of the binary.
+func newLedClusterOf(t *testing.T, bin, n, lb string, flags ...string) *ledCluster {
+	t.Helper()
 	c := &ledCluster{consul: consultest.Start(t, consultest.Options{}), redis: redistest.Start(t, redistest.Options{})}
 	flags = append([]string{"--orchestrators", n, "--consul", c.consul.URL, "--store", c.redis.URL, "--session-ttl", "3s"}, flags...)
-	c.cluster = newClusterWith(t, lb, flags...)
+	c.cluster = newClusterOf(t, bin, lb, flags...)
 	return c
 }
 
@@ -85,9 +91,9 @@ func (c *ledCluster) second() devOrchestrator {
 			return l
 		}
 		c.signal(l.PID, syscall.SIGTERM)
-		c.eventually(l.Name+" is there again, and follows", func() bool {
+		c.eventually(l.Name+" is there again", func() bool {
 			now := c.orchestrator(l.Name)
-			return now.PID > 0 && now.PID != l.PID && now.standing().Role == "follower"
+			return now.PID > 0 && now.PID != l.PID && now.standing().Role != ""
 		})
 	}
 }

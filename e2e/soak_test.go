@@ -128,7 +128,7 @@ func (s *soak) trouble(kind string, host string, pause time.Duration) error {
 		stop(h.AgentPID)
 	case "supervisor killed":
 		kill(h.SupervisorPID, syscall.SIGKILL)
-		return s.supervise(host)
+		return s.supervise(filepath.Join(s.dir, "hosts", host))
 	case "supervisor stopped":
 		stop(h.SupervisorPID)
 	case "proxy killed":
@@ -163,15 +163,14 @@ func (s *soak) lookHost(name string) (devHost, error) {
 	return info.Hosts[i], nil
 }
 
-// supervise starts a Host's supervisor, as the init of that machine would.
-func (s *soak) supervise(host string) error {
-	dir := filepath.Join(s.dir, "hosts", host)
+// supervise starts the supervisor of a directory, as the init of that machine would.
+func (c *cluster) supervise(dir string) error {
 	log, err := os.OpenFile(filepath.Join(dir, "log", "supervisor.log"), os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(s.bin, "supervise", dir)
+	cmd := exec.Command(c.bin, "supervise", dir)
 	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = log, log, &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return err
