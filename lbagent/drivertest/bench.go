@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -92,5 +93,62 @@ func BenchmarkPrepare(b *testing.B, h Harness) {
 		small := report(10)
 		large := report(1000)
 		b.ReportMetric(float64(large)/float64(small), "ratio")
+	}
+}
+
+// BenchmarkCalls measures the single calls of a driver on an App of 20 upstreams, of which one comes and one goes each time:
+// the medians by which package simulated keeps its pace. One App of 20 is read, and all of them, which tells what a row costs.
+// One iteration is a whole measurement: run it with -benchtime 1x.
+func BenchmarkCalls(b *testing.B, h Harness) {
+	const ups, others, times = 20, 19, 100
+	for b.Loop() {
+		r := &rig{TB: b, Proxy: h.NewProxy(b)}
+		task := NewBackend(b, "task")
+		named := func(name string) driver.Upstream {
+			up := task.Upstream(driver.Serving)
+			up.Name, up.Health.Interval = name, time.Minute
+			return up
+		}
+		app := func(name string) driver.Section {
+			s := section(name)
+			for i := range ups {
+				s.Upstreams = append(s.Upstreams, named(fmt.Sprintf("%s-%d", name, i)))
+			}
+			r.publish(s)
+			r.converge(s)
+			return s
+		}
+		s := app("shop")
+		for i := range others {
+			app(fmt.Sprintf("other-%d", i))
+		}
+		took := map[string][]time.Duration{}
+		call := func(name string, f func() error) {
+			begin := time.Now()
+			if err := f(); err != nil {
+				b.Fatalf("%s: %v", name, err)
+			}
+			took[name] = append(took[name], time.Since(begin))
+		}
+		ctx := b.Context()
+		for round := range times {
+			next := s
+			next.Upstreams = append(s.Upstreams[1:ups:ups], named(fmt.Sprintf("next-%d", round)))
+			call("stage", func() error { return r.Driver().Stage(ctx, next) })
+			call("publish", func() error { return r.Driver().Publish(ctx, next) })
+			call("converge", func() error { return r.Driver().Converge(ctx, next) })
+			call("digest", func() error { _, err := r.Driver().PublishedDigest(ctx, "shop"); return err })
+			call("process", func() error { _, err := r.Driver().Process(ctx); return err })
+			call("read", func() error { _, err := r.Driver().Read(ctx, "shop"); return err })
+			call("read-all", func() error { _, err := r.Driver().Read(ctx); return err })
+			call("request", func() error { return r.Driver().Request(ctx, "shop", next.Upstreams[ups-1].Name, "shop.example") })
+			s = next
+		}
+		for name, ds := range took {
+			slices.Sort(ds)
+			b.ReportMetric(float64(ds[len(ds)/2])/1e3, "us/"+name)
+		}
+		row := float64(took["read-all"][times/2]-took["read"][times/2]) / 1e3 / float64(others*ups)
+		b.ReportMetric(row, "us/row")
 	}
 }

@@ -251,3 +251,5 @@ func TestConformance(t *testing.T) { drivertest.Run(t, harness()) }
 func BenchmarkOneChange(b *testing.B) { drivertest.BenchmarkOneChange(b, harness()) }
 
 func BenchmarkPrepare(b *testing.B) { drivertest.BenchmarkPrepare(b, harness()) }
+
+func BenchmarkCalls(b *testing.B) { drivertest.BenchmarkCalls(b, harness()) }
