@@ -3,7 +3,6 @@ package protocol
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cutover/cutover/lbagent/participant"
@@ -41,6 +40,15 @@ type stageHost struct {
 	flying uint32
 	tries  int
 	at     time.Time
+}
+
+// stageHosts are all Hosts; those of another Group than shop's have nothing to do.
+func (w *world) stageHosts() []stageHost {
+	out := make([]stageHost, len(w.hosts))
+	for i := range out {
+		out[i].done = !w.holds(i, 0)
+	}
+	return out
 }
 
 func (a *amend) clone() *amend {
@@ -96,7 +104,7 @@ func (l *leader) amend(id string) *amend {
 }
 
 func (l *leader) committed(name string) bool {
-	return slices.Contains(upstreamNames(l.shop.GetSection()), name)
+	return slices.Contains(upstreamNames(l.secs[appOf(name)].sec.GetSection()), name)
 }
 
 // taskEnded is what the engine does when a task has ended: it leaves every proxy at once, and a transaction whose new
@@ -109,7 +117,7 @@ func (w *world) taskEnded(l *leader, name string) {
 	slices.Sort(l.removed)
 	named := l.committed(name)
 	for _, o := range slices.Clone(l.txns) {
-		in := slices.Contains(upstreamNames(o.target), name)
+		in := slices.ContainsFunc(o.changes, func(c change) bool { return slices.Contains(upstreamNames(c.target), name) })
 		named = named || in
 		dead := map[string]bool{name: true}
 		for n := range o.dead {
@@ -117,6 +125,11 @@ func (w *world) taskEnded(l *leader, name string) {
 		}
 		o.dead = dead
 		if in {
+			for n := range o.units {
+				if len(o.units) > 1 && o.units[n].changes(appOf(name)) {
+					o.units[n].left = true // the others go on without it
+				}
+			}
 			w.step(l, o, txn.AbortAsked{Cause: txn.CauseTaskDied, Reason: name + " has ended"})
 		}
 	}
@@ -124,7 +137,7 @@ func (w *world) taskEnded(l *leader, name string) {
 	if l.over || !named || slices.ContainsFunc(l.amends, func(a *amend) bool { return a.rec.remove == name }) {
 		return
 	}
-	a := &amend{rec: amendRecord{id: id, remove: name}, call: callRemove, hosts: make([]stageHost, len(w.hosts))}
+	a := &amend{rec: amendRecord{id: id, remove: name}, call: callRemove, hosts: w.stageHosts()}
 	l.amends = append(l.amends, a)
 	w.say("the leader of epoch %d removes %s by Amendment", l.epoch, name)
 	w.amended(l, a, func(s *lbagentv1.Section) *lbagentv1.Section { return txn.Without(s, map[string]bool{name: true}) })
@@ -132,20 +145,19 @@ func (w *world) taskEnded(l *leader, name string) {
 
 // amended makes the next committed Section durable together with the Amendment, and numbers it.
 func (w *world) amended(l *leader, a *amend, change func(*lbagentv1.Section) *lbagentv1.Section) {
-	v := l.shop.GetVersion()
-	next := &lbagentv1.CommittedSection{Section: change(l.shop.GetSection()), Version: &lbagentv1.Version{Txn: v.GetTxn(), Amendments: v.GetAmendments() + 1}}
+	v := l.shop().GetVersion()
+	next := &lbagentv1.CommittedSection{Section: change(l.shop().GetSection()), Version: &lbagentv1.Version{Txn: v.GetTxn(), Amendments: v.GetAmendments() + 1}}
 	if a.call == callInsert {
 		for _, o := range l.txns {
-			if a.rec.undo != o.id && (o.state.Undecided() && o.granted || o.state.Phase == txn.Restoring || o.state.Phase == txn.StuckRestoring) {
+			if !o.has(a.rec.undo) && o.changeOf(0) != nil && (o.state.Undecided() && o.granted || o.state.Phase == txn.Restoring || o.state.Phase == txn.StuckRestoring) {
 				w.violate("FENCE", "the insertion %s is counted in shop while %s is open on it", a.rec.id, o.id)
 			}
 		}
 	}
-	if w.commit(l, put(store.Put, "amend/"+a.rec.id, a.rec, a.rec.text()), l.putShop(next)) != nil {
+	if w.commit(l, put(store.Put, "amend/"+a.rec.id, a.rec, a.rec.text()), l.putSection(0, next)) != nil {
 		return
 	}
-	rec := w.store.get("section/shop")
-	l.shop, l.rev = next, rec.rev
+	l.loadSection(w, 0)
 	a.ver = next.Version
 	if w.burn(leaderDies, "the leader of epoch %d dies when the Amendment is durable", l.epoch) {
 		w.leaderDied(l)
@@ -165,7 +177,7 @@ func (w *world) number(l *leader, a *amend) {
 
 // insert begins the insertion of r: with the undo of a transaction, or behind the lock of the Section.
 func (w *world) insert(l *leader, undo string) {
-	a := &amend{rec: amendRecord{id: "in-r", insert: "r", undo: undo, deadline: w.now.Add(30 * time.Second)}, call: callInsert, hosts: make([]stageHost, len(w.hosts))}
+	a := &amend{rec: amendRecord{id: "in-r", insert: "r", undo: undo, deadline: w.now.Add(30 * time.Second)}, call: callInsert, hosts: w.stageHosts()}
 	l.amends = append(l.amends, a)
 	w.say("the leader of epoch %d inserts r by Amendment", l.epoch)
 	if l.carrier(a) != nil {
@@ -174,13 +186,13 @@ func (w *world) insert(l *leader, undo string) {
 		return
 	}
 	var granted []txn.Grant
-	l.locks, granted = l.locks.Add(txn.LockRequest{ID: "amend/" + a.rec.id, Sections: []txn.SectionKey{shopKey}})
+	l.locks, granted = l.locks.Add(txn.LockRequest{ID: "amend/" + a.rec.id, Sections: []txn.SectionKey{w.shopKey()}})
 	w.grant(l, granted)
 }
 
 func (w *world) behindUndo(l *leader, a *amend) {
 	var granted []txn.Grant
-	l.locks, granted = l.locks.Add(txn.LockRequest{ID: "amend/" + a.rec.id, Sections: []txn.SectionKey{shopKey}, Rollback: true})
+	l.locks, granted = l.locks.Add(txn.LockRequest{ID: "amend/" + a.rec.id, Sections: []txn.SectionKey{w.shopKey()}, Rollback: true})
 	w.grant(l, granted)
 }
 
@@ -206,17 +218,22 @@ func (w *world) applyInsert(l *leader, a *amend) {
 
 // carrier is the undo that carries the insertion, as long as some Host owes its Aborted.
 func (l *leader) carrier(a *amend) *open {
-	o := l.txn(a.rec.undo)
-	if a.rec.undo == "" || o == nil || o.state.Phase == txn.RolledBack {
+	o := l.carries(a.rec.undo)
+	if a.rec.undo == "" || o == nil || o.state.Phase != txn.Restoring && o.state.Phase != txn.StuckRestoring {
 		return nil
 	}
 	return o
 }
 
+// shop is the committed Section of shop.
+func (l *leader) shop() *lbagentv1.CommittedSection { return l.secs[0].sec }
+
+func (w *world) shopKey() txn.SectionKey { return txn.SectionKey{Group: w.groupOf(0), App: shop} }
+
 // replacements are what Abort carries.
 func (l *leader) replacements(o *open) []participant.Upstream {
 	for _, a := range l.amends {
-		if a.rec.undo == o.id && !a.over && l.committed(a.rec.insert) {
+		if o.has(a.rec.undo) && !a.over && l.committed(a.rec.insert) {
 			return []participant.Upstream{upstream(a.rec.insert)}
 		}
 	}
@@ -225,7 +242,7 @@ func (l *leader) replacements(o *open) []participant.Upstream {
 
 func (l *leader) cameWith(o *open, i int, evidence []*lbagentv1.Evidence) {
 	for _, a := range l.amends {
-		if a.rec.undo != o.id || !a.inserting(i) || !a.ready() {
+		if !o.has(a.rec.undo) || !a.inserting(i) || !a.ready() {
 			continue
 		}
 		for _, row := range txn.EvidenceOf(evidence, shop).GetUpstreams() {
@@ -237,15 +254,15 @@ func (l *leader) cameWith(o *open, i int, evidence []*lbagentv1.Evidence) {
 }
 
 // committedFor is the committed Section as Sync installs it: without an insertion that is not verified there.
-func (l *leader) committedFor(i int) *lbagentv1.CommittedSection {
+func (l *leader) committedFor(app, i int) *lbagentv1.CommittedSection {
 	for _, a := range l.amends {
-		if a.inserting(i) && a.ver != nil {
-			v := l.shop.GetVersion()
-			return &lbagentv1.CommittedSection{Section: txn.Without(l.shop.GetSection(), map[string]bool{a.rec.insert: true}),
+		if app == 0 && a.inserting(i) && a.ver != nil {
+			v := l.shop().GetVersion()
+			return &lbagentv1.CommittedSection{Section: txn.Without(l.shop().GetSection(), map[string]bool{a.rec.insert: true}),
 				Version: &lbagentv1.Version{Txn: v.GetTxn(), Amendments: max(v.GetAmendments(), 1) - 1}}
 		}
 	}
-	return l.shop
+	return l.secs[app].sec
 }
 
 func (w *world) advanceAmend(l *leader, a *amend) {
@@ -282,7 +299,7 @@ func (a *amend) told() bool {
 func (w *world) sendAmend(l *leader, a *amend, i int) {
 	l.calls++
 	a.hosts[i].flying = l.calls
-	ev := participant.Amend{Fence: participant.Fence{Cluster: "c", Group: group, Epoch: l.epoch, View: 1}, App: shop, Order: a.order, Base: versionOf(a.ver)}
+	ev := participant.Amend{Fence: w.fence(l, i), App: shop, Order: a.order, Base: versionOf(a.ver)}
 	m := &message{epoch: l.epoch, host: i, call: a.call, id: a.rec.id, order: a.order, try: l.calls, sentAt: w.now}
 	if a.call == callRemove {
 		ev.Remove = []string{a.rec.remove}
@@ -347,13 +364,13 @@ func (w *world) giveUp(l *leader, a *amend) {
 	a.failed = true
 	w.say("the leader of epoch %d gives the insertion of %s up", l.epoch, a.rec.insert)
 	if a.rec.applied {
-		v := l.shop.GetVersion()
-		next := &lbagentv1.CommittedSection{Section: txn.Without(l.shop.GetSection(), map[string]bool{a.rec.insert: true}),
+		v := l.shop().GetVersion()
+		next := &lbagentv1.CommittedSection{Section: txn.Without(l.shop().GetSection(), map[string]bool{a.rec.insert: true}),
 			Version: &lbagentv1.Version{Txn: v.GetTxn(), Amendments: v.GetAmendments() + 1}}
-		if w.commit(l, put(store.Delete, "amend/"+a.rec.id, nil, ""), l.putShop(next)) != nil {
+		if w.commit(l, put(store.Delete, "amend/"+a.rec.id, nil, ""), l.putSection(0, next)) != nil {
 			return
 		}
-		l.shop, l.rev = next, w.store.get("section/shop").rev
+		l.loadSection(w, 0)
 	}
 	a.locked = false
 	w.unlock(l, "amend/"+a.rec.id)
@@ -372,7 +389,7 @@ func (w *world) concludeAmend(l *leader, a *amend) {
 		left = a.rec.insert
 	}
 	if left != "" {
-		l.track("amend/"+a.rec.id, []string{left}, l.shop.GetVersion(), a.rec.id)
+		l.track("amend/"+a.rec.id, 0, []string{left}, l.shop().GetVersion())
 	}
 	l.amends = slices.DeleteFunc(l.amends, func(x *amend) bool { return x == a })
 	if a.locked || a.rec.undo != "" {
@@ -383,8 +400,8 @@ func (w *world) concludeAmend(l *leader, a *amend) {
 	}
 }
 
-func (l *leader) loadAmend(r amendRecord, hosts int) {
-	a := &amend{rec: r, call: callRemove, hosts: make([]stageHost, hosts)}
+func (w *world) loadAmend(l *leader, r amendRecord) {
+	a := &amend{rec: r, call: callRemove, hosts: w.stageHosts()}
 	if r.insert != "" {
 		a.call = callInsert
 	}
@@ -404,20 +421,20 @@ func (w *world) resumeAmend(l *leader, a *amend) {
 			}
 			o.dead = dead
 		}
-		a.ver = l.shop.GetVersion()
+		a.ver = l.shop().GetVersion()
 		w.number(l, a)
 	case a.rec.undo != "":
 		w.behindUndo(l, a)
-		a.ver = l.shop.GetVersion()
+		a.ver = l.shop().GetVersion()
 		w.number(l, a)
 	case a.rec.applied:
 		a.locked = true
-		l.locks, _ = l.locks.Add(txn.LockRequest{ID: "amend/" + a.rec.id, Sections: []txn.SectionKey{shopKey}, Rollback: true})
-		a.ver = l.shop.GetVersion()
+		l.locks, _ = l.locks.Add(txn.LockRequest{ID: "amend/" + a.rec.id, Sections: []txn.SectionKey{w.shopKey()}, Rollback: true})
+		a.ver = l.shop().GetVersion()
 		w.number(l, a)
 	default:
 		var granted []txn.Grant
-		l.locks, granted = l.locks.Add(txn.LockRequest{ID: "amend/" + a.rec.id, Sections: []txn.SectionKey{shopKey}})
+		l.locks, granted = l.locks.Add(txn.LockRequest{ID: "amend/" + a.rec.id, Sections: []txn.SectionKey{w.shopKey()}})
 		w.grant(l, granted)
 	}
 }
@@ -435,82 +452,4 @@ func (a *amend) hostKey(k *keyBuilder, i int) {
 	h := a.hosts[i]
 	k.flags(h.done, h.flying != 0, h.tries > 0)
 	k.at(h.at)
-}
-
-// drain watches how the Hosts release what a Commit or an Amendment took out (NO-ORPHAN-KILL).
-type drain struct {
-	id       string
-	retired  []string
-	min      *lbagentv1.Version
-	amend    string
-	released []string
-}
-
-func (l *leader) track(id string, retired []string, min *lbagentv1.Version, amend string) {
-	if len(retired) > 0 && !slices.ContainsFunc(l.drains, func(d *drain) bool { return d.id == id }) {
-		l.drains = append(l.drains, &drain{id: id, retired: retired, min: min, amend: amend})
-		slices.SortFunc(l.drains, func(a, b *drain) int { return strings.Compare(a.id, b.id) })
-	}
-}
-
-func (l *leader) watchDrains() {
-	for _, d := range l.drains {
-		for _, name := range d.retired {
-			if slices.Contains(d.released, name) || l.committed(name) || l.inOpenTxn(name) {
-				continue
-			}
-			all := true
-			for i := range l.hosts {
-				ok, _ := txn.ReleasedOn(l.hosts[i].reports, shop, name, d.min)
-				all = all && ok
-			}
-			if all {
-				d.released = append(d.released, name)
-				slices.Sort(d.released)
-			}
-		}
-	}
-}
-
-func (l *leader) inOpenTxn(name string) bool {
-	return slices.ContainsFunc(l.txns, func(o *open) bool { return o.state.Holds(name, o.target, o.base.GetSection(), o.dead) })
-}
-
-// released says whether the task may be killed: nothing here or on any Host holds its upstream.
-func (l *leader) released(name string) bool {
-	if l.committed(name) || l.inOpenTxn(name) {
-		return false
-	}
-	for _, a := range l.amends {
-		if a.rec.remove == name || a.rec.insert == name {
-			return false
-		}
-	}
-	for _, d := range l.drains {
-		if slices.Contains(d.retired, name) && !slices.Contains(d.released, name) {
-			return false
-		}
-	}
-	for i := range l.hosts {
-		r := l.hosts[i].reports
-		if !r.Known {
-			return false
-		}
-		for _, s := range r.Sections {
-			if !s.GetRemoved() && !txn.HasRead(s.GetEvidence()) {
-				return false
-			}
-			for _, row := range s.GetEvidence().GetUpstreams() {
-				if row.GetName() == name && (!row.GetDrained() || row.GetRegistered()) {
-					return false
-				}
-			}
-		}
-	}
-	return true
-}
-
-// drained says whether the commit that retired the name has it released everywhere: the engine's other way to a kill.
-func (l *leader) drained(name string) bool {
-	return slices.ContainsFunc(l.drains, func(d *drain) bool { return slices.Contains(d.released, name) })
 }

@@ -2,10 +2,12 @@ package protocol
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/participant"
+	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/txn"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
@@ -41,32 +43,72 @@ func (w *world) heardVote(_ *leader, o *open, i int, m *message, yes bool) {
 // decisionAsked: the machine asks for the Commit record. Every Host must have said Verified in this term, to a question
 // that is not too old, and not have taken it back since.
 func (w *world) decisionAsked(l *leader, o *open) {
-	for i := range l.hosts {
-		switch h := o.heard[i]; {
+	proved := map[string]int{}
+	for _, m := range o.state.Hosts {
+		name := m.Name
+		if m.Unproven {
+			continue
+		}
+		proved[m.Group]++
+		switch h := o.heard[hostIndex(name)]; {
 		case !h.lapsed.IsZero():
-			w.violate("ALL-OR-OLD", "the Commit record of %s is asked for although %s has taken its Verified back", o.id, hostName(i))
+			w.violate("ALL-OR-OLD", "the Commit record of %s is asked for although %s has taken its Verified back", o.id, name)
 		case h.verified.IsZero():
-			w.violate("ALL-OR-OLD", "the Commit record of %s is asked for in epoch %d without a Verified of %s in this epoch", o.id, l.epoch, hostName(i))
+			w.violate("ALL-OR-OLD", "the Commit record of %s is asked for in epoch %d without a Verified of %s in this epoch", o.id, l.epoch, name)
 		case w.now.Sub(h.verified) > rules.Fresh:
-			w.violate("ALL-OR-OLD", "the Commit record of %s is asked for with a Verified of %s that is %v old", o.id, hostName(i), w.now.Sub(h.verified).Round(time.Second))
+			w.violate("ALL-OR-OLD", "the Commit record of %s is asked for with a Verified of %s that is %v old", o.id, name, w.now.Sub(h.verified).Round(time.Second))
+		}
+	}
+	for _, g := range o.groups(w) {
+		members := l.views[groupIndex(g)].members()
+		if proved[g] == 0 || proved[g] < members-w.sc.policy.AllBut && w.sc.policy.Percent == 0 || proved[g]*100 < members*w.sc.policy.Percent {
+			w.violate("ALL-OR-OLD", "the Commit record of %s is asked for with the Verified of %d of %d Hosts of group %s", o.id, proved[g], members, g)
 		}
 	}
 }
 
-// decided: the Commit record has just been written. Every Host must be able to obey it.
-func (w *world) decided(id string) {
-	for i, h := range w.hosts {
-		t := h.disk.Txns[id]
+// decided: the Commit record has just been written. Every Host that counts must be able to obey it, every Section of every
+// proposal must be committed by it, and every proposal must be decided.
+func (w *world) decided(o *open) {
+	for _, m := range o.state.Hosts {
+		if m.Unproven {
+			continue
+		}
+		t := w.hosts[hostIndex(m.Name)].disk.Txns[o.id]
 		if t == nil || t.Phase != participant.Verified && t.Phase != participant.Lapsed {
 			phase := "not open"
 			if t != nil {
 				phase = t.Phase.String()
 			}
-			w.violate("ALL-OR-OLD", "the Commit record of %s is written although it is %s on %s", id, phase, hostName(i))
+			w.violate("ALL-OR-OLD", "the Commit record of %s is written although it is %s on %s", o.id, phase, m.Name)
 		}
 	}
-	if slices.Contains(w.told, id) {
-		w.violate("ALL-OR-OLD", "the Commit record of %s is written after an Abort was sent", id)
+	for _, p := range o.parts() {
+		sec := w.store.get("section/" + apps[p.app]).val.(*lbagentv1.CommittedSection)
+		if sec.GetVersion().GetTxn() != o.state.Order || w.store.get("decision/"+p.id) == nil {
+			w.violate("ALL-OR-OLD", "%s is committed, and %s to %s, which it names, is not", o.id, apps[p.app], p.up)
+		}
+	}
+	if slices.Contains(w.told, o.id) {
+		w.violate("ALL-OR-OLD", "the Commit record of %s is written after an Abort was sent", o.id)
+	}
+}
+
+// judgeEnd: a proposal is told how it has ended. What Hosts refused about others is no reason (ADR 0016).
+func (w *world) judgeEnd(o *open, p part) {
+	if o.state.Phase == txn.Committed {
+		if w.store.get("decision/"+p.id) == nil {
+			w.violate("ALL-OR-OLD", "%s is told as succeeded, and no Commit record of it exists", p.id)
+		}
+		return
+	}
+	blamed := o.state.Blamed()
+	at := slices.IndexFunc(o.units, func(u unit) bool { return u.changes(p.app) })
+	if o.state.Cause != txn.CauseHostRefused || len(blamed) == 0 || o.units[at].left || !w.now.Before(o.units[at].deadline) {
+		return
+	}
+	if !slices.ContainsFunc(blamed, func(app string) bool { return o.units[at].changes(appIndex(app)) }) {
+		w.violate("one fails for its own fault only", "%s (%s) is told as failed, and the Hosts refused %s", p.id, apps[p.app], strings.Join(blamed, ", "))
 	}
 }
 
@@ -89,7 +131,7 @@ func (w *world) journaled(i int, r participant.Record) {
 	}
 	if r.Kind != participant.KindSynced {
 		for _, s := range r.Sections {
-			if s.App == cart {
+			if s.App == cart && w.sc.together == alone {
 				w.violate("UNDO", "%s changes the Section cart, which no message names", hostName(i))
 			}
 		}
@@ -97,8 +139,12 @@ func (w *world) journaled(i int, r participant.Record) {
 	open := h.disk.Txns[r.TxnID]
 	switch r.Kind {
 	case participant.KindStaged:
-		s := snapshot{id: r.TxnID, run: digestOf(h.run[0]), files: filesDigest(h.files[0]), amendments: h.m.Durable.Sections[shop].Version.Amendments}
-		h.before = append(slices.DeleteFunc(h.before, func(x snapshot) bool { return x.id == r.TxnID }), s)
+		h.before = slices.DeleteFunc(h.before, func(x snapshot) bool { return x.id == r.TxnID })
+		for _, c := range r.Txn.Changes {
+			app := appIndex(c.App)
+			h.before = append(h.before, snapshot{id: r.TxnID, app: app, run: digestOf(h.run[app]), files: filesDigest(h.files[app]),
+				amendments: h.m.Durable.Sections[c.App].Version.Amendments})
+		}
 	case participant.KindCommitted:
 		if w.store.get("decision/"+r.TxnID) == nil {
 			w.violate("ALL-OR-OLD", "%s commits %s and no Commit record exists", hostName(i), r.TxnID)
@@ -116,19 +162,23 @@ func (w *world) journaled(i int, r participant.Record) {
 // restored: a Host says that it is back where it was.
 func (w *world) restored(i int, r participant.Record, open *participant.Txn) {
 	h := w.host(i)
-	if w.store.get("decision/"+r.TxnID) != nil {
+	if d := w.store.get("decision/" + r.TxnID); d != nil && !slices.Contains(d.val.(decision).unproven, hostName(i)) {
 		w.violate("ALL-OR-OLD", "%s undoes %s although its Commit record exists", hostName(i), r.TxnID)
 	}
-	at := slices.IndexFunc(h.before, func(s snapshot) bool { return s.id == r.TxnID })
-	if open == nil || at < 0 || open.Amend != nil {
+	if open == nil || open.Amend != nil {
 		return
 	}
-	s := h.before[at]
-	if h.disk.Sections[shop].Version.Amendments != s.amendments || len(open.Changes[0].Replacements) > 0 {
-		return // less Amendments: what died does not come back
-	}
-	if digestOf(h.run[0]) != s.run || filesDigest(h.files[0]) != s.files {
-		w.violate("UNDO", "%s says that %s is undone, and runs %s with files of %s", hostName(i), r.TxnID, modes(h.run[0]), modes(h.files[0]))
+	for _, s := range h.before {
+		if s.id != r.TxnID {
+			continue
+		}
+		c := open.Changes[slices.IndexFunc(open.Changes, func(c participant.TxnChange) bool { return c.App == apps[s.app] })]
+		if h.disk.Sections[c.App].Version.Amendments != s.amendments || len(c.Replacements) > 0 {
+			continue // less Amendments: what died does not come back
+		}
+		if digestOf(h.run[s.app]) != s.run || filesDigest(h.files[s.app]) != s.files {
+			w.violate("UNDO", "%s says that %s is undone, and runs %s with files of %s", hostName(i), r.TxnID, modes(h.run[s.app]), modes(h.files[s.app]))
+		}
 	}
 }
 
@@ -157,17 +207,23 @@ func (w *world) check() {
 		}
 	}
 	for i, h := range w.hosts {
-		if digestOf(h.run[1]) != cartDigest || filesDigest(h.files[1]) != "f"+cartDigest {
+		if w.sc.together == alone && digestOf(h.run[1]) != cartDigest || w.sc.together == alone && filesDigest(h.files[1]) != "f"+cartDigest {
 			w.violate("UNDO", "%s has changed cart, which no message names: %s", hostName(i), modes(h.run[1]))
+		}
+		if h.m.Broken != nil {
+			continue // it refuses everything, and starts from what is on the disk
 		}
 		if !sameDurable(h.m.Durable, h.disk) || h.m.Durable.Epoch != h.disk.Epoch {
 			w.violate("RUNNING = JOURNAL", "%s goes by what is not in its journal", hostName(i))
 		}
-		if len(h.disk.Txns) > 1 {
-			w.violate("FENCE", "two transactions are open on shop on %s", hostName(i))
-		}
+		var named [2]int
 		for _, t := range h.disk.Txns {
 			w.checkOpen(i, h, t)
+			for _, c := range t.Changes {
+				if named[appIndex(c.App)]++; named[appIndex(c.App)] > 1 {
+					w.violate("FENCE", "two transactions are open on %s on %s", c.App, hostName(i))
+				}
+			}
 		}
 	}
 	for _, l := range w.leaders {
@@ -184,8 +240,8 @@ func (w *world) check() {
 
 func (w *world) checkKilled(name string) {
 	for i, h := range w.hosts {
-		for _, s := range []*driver.Section{h.run[0], h.files[0]} {
-			if s == nil {
+		for _, s := range []*driver.Section{h.run[appOf(name)], h.files[appOf(name)]} {
+			if s == nil || h.out {
 				continue
 			}
 			for _, u := range s.Upstreams {
@@ -199,19 +255,21 @@ func (w *world) checkKilled(name string) {
 
 // checkOpen judges one transaction that is open on a Host.
 func (w *world) checkOpen(i int, h *host, t *participant.Txn) {
-	c := &t.Changes[0]
-	if t.Activated && t.Amend == nil && w.store.get("decision/"+t.ID) == nil {
-		for _, ups := range [][]participant.Upstream{c.Target.Upstreams, h.disk.Sections[shop].Committed.Upstreams} {
-			for _, u := range ups {
-				if w.killed[upIndex(u.Name)] {
-					w.violate("UNDO", "the task of %s was ordered killed while %s may still need it for %s", u.Name, hostName(i), t.ID)
+	for n := range t.Changes {
+		c := &t.Changes[n]
+		if t.Activated && t.Amend == nil && !h.out && w.store.get("decision/"+t.ID) == nil {
+			for _, ups := range [][]participant.Upstream{c.Target.Upstreams, h.disk.Sections[c.App].Committed.Upstreams} {
+				for _, u := range ups {
+					if w.killed[upIndex(u.Name)] {
+						w.violate("UNDO", "the task of %s was ordered killed while %s may still need it for %s", u.Name, hostName(i), t.ID)
+					}
 				}
 			}
 		}
-	}
-	for _, s := range h.before {
-		if s.id == t.ID && t.Amend == nil && (c.Undo.Running != s.run || c.Undo.Published != s.files) {
-			w.violate("UNDO", "%s keeps for the undo of %s another state than the one from before Prepare", hostName(i), t.ID)
+		for _, s := range h.before {
+			if s.id == t.ID && apps[s.app] == c.App && t.Amend == nil && (c.Undo.Running != s.run || c.Undo.Published != s.files) {
+				w.violate("UNDO", "%s keeps for the undo of %s another state than the one from before Prepare", hostName(i), t.ID)
+			}
 		}
 	}
 }
@@ -221,7 +279,7 @@ func (w *world) checkTxn(l *leader, o *open) {
 	switch s.Phase {
 	case txn.RolledBack:
 		for i, h := range w.hosts {
-			if t := h.disk.Txns[o.id]; t != nil && t.Activated {
+			if t := h.disk.Txns[o.id]; t != nil && t.Activated && !h.out {
 				w.violate("UNDO", "%s is shown as rolled back, and it is %s on %s", o.id, t.Phase, hostName(i))
 			}
 		}
@@ -243,30 +301,17 @@ func (w *world) good() bool {
 	if l == nil || len(w.leaders) != 1 || len(l.txns)+len(l.amends) > 0 {
 		return false
 	}
-	want := upstreamNames(l.shop.GetSection())
 	for i, h := range w.hosts {
-		if h.watch != l.epoch || len(h.disk.Txns) > 0 || len(h.works) > 0 || h.slow {
+		if h.watch != l.epoch || len(h.disk.Txns) > 0 || len(h.works) > 0 || h.slow || h.away || h.m.Broken != nil {
 			return false
 		}
-		var serving []string
-		if h.run[0] != nil {
-			for _, u := range h.run[0].Upstreams {
-				if u.Mode != driver.Serving {
-					return false
-				}
-				serving = append(serving, u.Name)
-			}
-		}
-		if txn.CompareVersions(versionTo(h.disk.Sections[shop].Version), l.shop.GetVersion()) < 0 || len(serving) != len(want) {
+		if l.hosts[i].member.Standing != registry.Member || l.hosts[i].syncing != 0 {
 			return false
 		}
-		for _, name := range want {
-			if !slices.Contains(serving, name) {
+		for app := range apps {
+			if w.holds(i, app) && !w.asCommitted(h, app, l.secs[app].sec) {
 				return false
 			}
-		}
-		if digestOf(h.run[0]) != digestOf(h.files[0]) || l.hosts[i].syncing != 0 {
-			return false
 		}
 	}
 	for _, d := range l.drains {
@@ -275,4 +320,27 @@ func (w *world) good() bool {
 		}
 	}
 	return true
+}
+
+// asCommitted: the Host runs exactly what is committed of the App, and nothing else.
+func (w *world) asCommitted(h *host, app int, c *lbagentv1.CommittedSection) bool {
+	return w.routesAsCommitted(h, app, c) && digestOf(h.run[app]) == digestOf(h.files[app]) &&
+		len(h.run[app].Upstreams) == len(c.GetSection().GetUpstreams()) &&
+		txn.CompareVersions(versionTo(h.disk.Sections[apps[app]].Version), c.GetVersion()) >= 0
+}
+
+// routesAsCommitted: the Host routes to exactly what is committed of the App; what was replaced may drain.
+func (w *world) routesAsCommitted(h *host, app int, c *lbagentv1.CommittedSection) bool {
+	want := upstreamNames(c.GetSection())
+	var serving []string
+	if h.run[app] != nil {
+		for _, u := range h.run[app].Upstreams {
+			if u.Mode == driver.Serving {
+				serving = append(serving, u.Name)
+			}
+		}
+	}
+	slices.Sort(serving)
+	slices.Sort(want)
+	return slices.Equal(serving, want)
 }

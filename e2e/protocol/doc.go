@@ -1,8 +1,9 @@
 // Package protocol searches the two-phase commit exhaustively: it has tests only.
 //
 // The machines of production run here against each other, unchanged: the coordinator (orchestrator/txn: Rules.Step,
-// Recover, the lock table and the decisions about open transactions), the participant of every Host (lbagent/participant:
-// Step, its journal records and their replay), and the store's rules of a Commit (fence, preconditions). Around them stands
+// Recover, the lock table, Commit.Plan, Regroup and the decisions about open transactions), the participant of every Host
+// (lbagent/participant: Step, its journal records and their replay), the decision about a Host's membership (registry.Decide),
+// and the store's rules of a Commit (fence, preconditions). Around them stands
 // a small world: a network that loses, delays, repeats and reorders; proxies with running sets, files, sessions and health;
 // processes that die at any write and any send; leaders that are replaced while they still act; tasks that die; time.
 //

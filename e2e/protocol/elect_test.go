@@ -7,7 +7,6 @@ import (
 
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/txn"
-	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
 
 // elect makes a new leader: the first write raises the fence of the store, so what is read after it stands.
@@ -24,16 +23,17 @@ func (w *world) elect() *leader {
 	if w.commit(l, put(store.Put, "counter/order", l.last+orderBlock, fmt.Sprint(l.last+orderBlock))) != nil {
 		return l
 	}
-	sec := w.store.get("section/shop")
-	l.shop, l.rev = sec.val.(*lbagentv1.CommittedSection), sec.rev
-	l.passed = l.shop.GetVersion().GetTxn()
+	for app := range apps {
+		l.loadSection(w, app)
+		l.passed = max(l.passed, l.secs[app].sec.GetVersion().GetTxn())
+	}
+	w.loadMembers(l)
 	for _, r := range w.store.recs {
 		if id, ok := strings.CutPrefix(r.key, "ended/"); ok {
 			e := r.val.(ended)
 			l.ended = append(l.ended, e)
 			if d := w.store.get("decision/" + id); d != nil {
-				rec := d.val.(decision)
-				l.track(id, rec.retired, &lbagentv1.Version{Txn: rec.order}, "")
+				l.trackPart(id, d.val.(decision))
 			}
 		}
 	}
@@ -44,7 +44,7 @@ func (w *world) elect() *leader {
 	}
 	for _, r := range w.store.recs {
 		if _, ok := strings.CutPrefix(r.key, "amend/"); ok {
-			l.loadAmend(r.val.(amendRecord), len(w.hosts))
+			w.loadAmend(l, r.val.(amendRecord))
 		}
 	}
 	w.resume(l)
@@ -62,7 +62,7 @@ func (w *world) orderReserved() uint64 {
 }
 
 func (w *world) recoverTxn(l *leader, id string, rec txnRecord) {
-	o := &open{id: id, target: rec.target, base: rec.base, dead: map[string]bool{}, granted: true}
+	o := &open{id: id, units: rec.units, changes: slices.Clone(rec.changes), dead: map[string]bool{}, granted: true, lockID: id}
 	f := txn.Found{Marked: w.store.get("mark/"+id) != nil}
 	if rec.aborted != nil {
 		marked := f.Marked
@@ -70,16 +70,18 @@ func (w *world) recoverTxn(l *leader, id string, rec txnRecord) {
 		f.Marked = marked
 	}
 	if d := w.store.get("decision/" + id); d != nil {
-		f.Decided, f.CommittedAt = true, d.val.(decision).at
-		l.track(id, d.val.(decision).retired, &lbagentv1.Version{Txn: rec.order}, "")
+		f.Decided, f.CommittedAt, f.Unproven = true, d.val.(decision).at, d.val.(decision).unproven
+		l.trackCommit(o, d.val.(decision))
 	}
 	var hosts []txn.Host
-	for i := range l.hosts {
-		hosts = append(hosts, txn.Host{Name: hostName(i), Group: group})
+	for _, name := range rec.hosts {
+		hosts = append(hosts, txn.Host{Name: name, Group: w.hostGroup(hostIndex(name))})
 	}
 	s := txn.NewState(id, "d1", rec.deadline, hosts, w.now)
 	s.Order = rec.order
+	s.Policies = map[string]txn.Policy{groupNames[0]: w.sc.policy, groupNames[1]: w.sc.policy}
 	o.state = rules.Recover(s, f, w.now)
+	l.claimParts(o)
 	l.txns = append(l.txns, o)
 	w.say("it takes up %s: %s", id, o.state.Phase)
 	w.recovered(l, o, f)
@@ -89,10 +91,18 @@ func (w *world) resume(l *leader) {
 	for _, o := range slices.Clone(l.txns) {
 		l.passed = max(l.passed, o.state.Order)
 		if o.state.Phase != txn.Committed {
-			l.locks, _ = l.locks.Add(txn.LockRequest{ID: o.id, Rollback: true, Sections: []txn.SectionKey{shopKey}})
+			r := txn.LockRequest{ID: o.id, Rollback: true}
+			for _, c := range o.changes {
+				r.Sections = append(r.Sections, c.key(w))
+			}
+			l.locks, _ = l.locks.Add(r)
 		}
 	}
 	for _, o := range slices.Clone(l.txns) {
+		w.tellExcluded(l, o)
+		if l.over {
+			return
+		}
 		w.step(l, o, txn.Tick{})
 		if l.over {
 			return

@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,17 +11,26 @@ import (
 	"github.com/cutover/cutover/lbagent/participant"
 )
 
-// The upstreams of the world, by index: a is committed, b the target, r replaces a; cart is an App that no transaction
-// names, with c.
+// The upstreams of the world, by index: of shop, a is committed, b the target, r replaces a; of cart, c is committed and d the
+// target, if any transaction names it.
 const (
 	upA = iota
 	upB
 	upR
 	upC
+	upD
 	upstreams
 )
 
-var upNames = [upstreams]string{"a", "b", "r", "c"}
+var upNames = [upstreams]string{"a", "b", "r", "c", "d"}
+
+// appOf is the App that the upstream belongs to.
+func appOf(name string) int {
+	if upIndex(name) >= upC {
+		return 1
+	}
+	return 0
+}
 
 func upIndex(name string) int { return slices.Index(upNames[:], name) }
 
@@ -64,6 +74,8 @@ type host struct {
 	// held are the Apps of reports that have not reached the leader yet; slow: they do not for now.
 	held uint8
 	slow bool
+	// away: nothing comes to it or from it. out: no client comes to it.
+	away, out bool
 
 	// The proxy: what runs, what is published, which process, sessions on each upstream, whose checks fail.
 	run, files [2]*driver.Section
@@ -84,9 +96,10 @@ type caller struct {
 	msg   *message
 }
 
-// snapshot is the running set and the files of shop when a transaction was staged.
+// snapshot is the running set and the files of an App when a transaction was staged.
 type snapshot struct {
 	id         string
+	app        int
 	run, files string
 	amendments uint64
 }
@@ -167,8 +180,14 @@ func modes(s *driver.Section) string {
 func (w *world) feed(i int, ev participant.Event) bool {
 	h := w.host(i)
 	w.now = w.now.Add(time.Millisecond)
+	before := h.m
 	next, effects := participant.Step(h.m, ev, w.now)
 	h.m = next
+	if len(effects) > 0 {
+		if first, ok := effects[0].(participant.Journal); ok && w.diskFails(i, before, first, effects) {
+			return true
+		}
+	}
 	for _, e := range effects {
 		switch e := e.(type) {
 		case participant.Journal:
@@ -197,7 +216,7 @@ func (w *world) feed(i int, ev participant.Event) bool {
 	return true
 }
 
-// run lets host i do by itself what nobody outside can tell apart: look at the proxy and the files, stage, send requests
+// settle lets host i do by itself what nobody outside can tell apart: look at the proxy and the files, stage, send requests
 // through the proxy. Changes of the proxy and of what it loads are moves of their own. False: the process died.
 func (w *world) settle(i int) bool {
 	for range 60 {
@@ -209,6 +228,9 @@ func (w *world) settle(i int) bool {
 			done := participant.WorkDone{App: job.App, Seq: job.Seq}
 			if job.ReadPublished {
 				done.Published, done.PublishedKnown = filesDigest(h.files[appIndex(job.App)]), true
+			}
+			if job.Stage != nil && w.sc.bad && slices.ContainsFunc(job.Stage.Upstreams, func(u driver.Upstream) bool { return u.Name == "d" }) {
+				done.Err = &driver.RefusedError{Checker: "the proxy's checker", Err: errors.New("no"), Output: "d is refused"}
 			}
 			for _, r := range job.Requests {
 				if u := h.row(r.Upstream); u == nil || !w.green(h, r.Upstream) {
@@ -239,6 +261,9 @@ func (w *world) settle(i int) bool {
 func (w *world) reading(h *host) participant.Reading {
 	at := w.now.Add(time.Millisecond)
 	r := driver.Reading{Process: process(h.pid), At: at, Sections: map[string]driver.SectionReading{}}
+	changing := func(app int) bool { // a change that has begun cannot be taken back any more
+		return slices.ContainsFunc(h.works, func(j participant.Work) bool { return appIndex(j.App) == app && j.Converge != nil })
+	}
 	for app, s := range h.run {
 		if s == nil {
 			continue
@@ -246,7 +271,9 @@ func (w *world) reading(h *host) participant.Reading {
 		rows := make([]driver.Row, 0, len(s.Upstreams))
 		for _, u := range s.Upstreams {
 			green := w.green(h, u.Name)
-			h.known[upIndex(u.Name)] = green
+			if !changing(app) {
+				h.known[upIndex(u.Name)] = green
+			}
 			status := "UP"
 			if !green {
 				status = "DOWN"
@@ -352,7 +379,7 @@ func (w *world) cut(i int, name string) {
 	h := w.host(i)
 	w.say("%s closes the sessions that are left on %s", hostName(i), name)
 	due := false
-	if s := h.disk.Sections[shop]; s != nil {
+	if s := h.disk.Sections[apps[appOf(name)]]; s != nil {
 		for _, d := range s.Draining {
 			due = due || d.Upstream.Name == name && d.Running && !w.now.Before(d.Until)
 		}
@@ -373,6 +400,9 @@ func (w *world) restartProxy(i int) {
 		for n := range h.sessions {
 			h.sessions[n] = 0
 		}
+		if !w.holds(i, app) {
+			continue
+		}
 		s := driver.Section{App: apps[app]}
 		if h.files[app] != nil {
 			s = *h.files[app]
@@ -391,7 +421,7 @@ func (w *world) agentDied(i int) {
 	h.works, h.callers, h.held, h.slow = nil, nil, 0, false
 	w.unlinked(i)
 	h = w.host(i)
-	h.m = participant.Recover(identity, h.disk, w.now)
+	h.m = participant.Recover(w.identity(i), h.disk, w.now)
 	h.unread = true
 	if w.feed(i, participant.Tick{}) {
 		w.settle(i)

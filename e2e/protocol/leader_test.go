@@ -1,20 +1,16 @@
 package protocol
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/cutover/cutover/lbagent/participant"
+	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/txn"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
-
-const group = "g"
-
-var shopKey = txn.SectionKey{Group: group, App: shop}
 
 // leader is one orchestrator that leads, or believes that it does: the conductor without its goroutines. What it decides
 // is decided by package txn; here is only who calls what, in the conductor's order.
@@ -24,10 +20,12 @@ type leader struct {
 	ended  []ended
 	locks  txn.LockTable
 	hosts  []seen
-	shop   *lbagentv1.CommittedSection
-	rev    uint64 // of the record of shop
-	last   uint64 // the newest order number given out
+	secs   [2]committed // by App
+	last   uint64       // the newest order number given out
 	passed uint64
+	joints int // numbers the transactions that carry several proposals
+	views  [2]view
+	asks   []memberAsk
 	amends []*amend
 	drains []*drain
 	calls  uint32 // numbers calls that are not a transaction's
@@ -37,7 +35,13 @@ type leader struct {
 	over bool
 }
 
-// ended is how a transaction ended.
+// committed is a committed Section, and the revision of its record.
+type committed struct {
+	sec *lbagentv1.CommittedSection
+	rev uint64
+}
+
+// ended is how a proposal ended.
 type ended struct {
 	id    string
 	phase txn.Phase
@@ -48,6 +52,7 @@ type ended struct {
 type seen struct {
 	up      bool
 	downAt  time.Time
+	member  registry.Membership
 	reports txn.HostReports
 	syncing uint32 // the call that is under way, or 0
 	settle  uint32
@@ -59,13 +64,15 @@ type seen struct {
 type open struct {
 	id      string
 	state   txn.State
-	target  *lbagentv1.Section
-	base    *lbagentv1.CommittedSection
+	units   []unit // those that go with this transaction
+	changes []change
 	dead    map[string]bool
 	granted bool
+	lockID  string
+	after   string // the transaction that its units were in before
 	// writing: the mark or the decision is on its way to the store.
 	writing string
-	heard   [3]heard
+	heard   [3]heard // by Host
 }
 
 func (l *leader) clone() *leader {
@@ -73,6 +80,7 @@ func (l *leader) clone() *leader {
 	c.txns = make([]*open, len(l.txns))
 	for i, o := range l.txns {
 		d := *o
+		d.units, d.changes = slices.Clone(o.units), slices.Clone(o.changes)
 		c.txns[i] = &d
 	}
 	c.amends = make([]*amend, len(l.amends))
@@ -88,6 +96,7 @@ func (l *leader) clone() *leader {
 	c.hosts = slices.Clone(l.hosts)
 	c.ended = slices.Clone(l.ended)
 	c.removed = slices.Clone(l.removed)
+	c.asks = slices.Clone(l.asks)
 	return &c
 }
 
@@ -121,7 +130,15 @@ func (l *leader) txn(id string) *open {
 	return nil
 }
 
-func (o *open) host(i int) *txn.Host { return &o.state.Hosts[i] }
+// host is Host i in the transaction, or nil if it does not take part.
+func (o *open) host(i int) *txn.Host {
+	for n := range o.state.Hosts {
+		if o.state.Hosts[n].Name == hostName(i) {
+			return &o.state.Hosts[n]
+		}
+	}
+	return nil
+}
 
 // leaderDied ends the process; its calls are answered to nobody.
 func (w *world) leaderDied(l *leader) { l.over = true }
@@ -172,44 +189,12 @@ func (w *world) orphaned(m *message) bool {
 			return true
 		}
 		h := o.host(m.host)
-		return h.Attempt != m.try || h.Call == txn.CallNone
+		return h == nil || h.Attempt != m.try || h.Call == txn.CallNone
 	}
-}
-
-// begin takes the proposal to move shop to b.
-func (w *world) begin(l *leader, id string) {
-	o := &open{id: id, target: sectionProto(shop, "b"), dead: map[string]bool{}}
-	var hosts []txn.Host
-	for i := range l.hosts {
-		hosts = append(hosts, txn.Host{Name: hostName(i), Group: group, Connected: l.hosts[i].up})
-	}
-	o.state = txn.NewState(id, "d1", w.now.Add(txnDeadline), hosts, w.now)
-	for n, dead := range w.dead {
-		if dead {
-			o.dead[upNames[n]] = true
-		}
-	}
-	l.txns = append(l.txns, o)
-	slices.SortFunc(l.txns, func(a, b *open) int { return strings.Compare(a.id, b.id) })
-	w.say("the leader of epoch %d takes %s: shop to b", l.epoch, id)
-	var granted []txn.Grant
-	l.locks, granted = l.locks.Add(txn.LockRequest{ID: id, Sections: []txn.SectionKey{shopKey}})
-	w.grant(l, granted)
 }
 
 // txnDeadline is of Prepare to Commit.
 const txnDeadline = 20 * time.Second
-
-func (w *world) grant(l *leader, grants []txn.Grant) {
-	for _, g := range grants {
-		id := g[0] // nothing is merged here
-		if o := l.txn(id); o != nil {
-			w.granted(l, o)
-		} else if a := l.amend(strings.TrimPrefix(id, "amend/")); a != nil {
-			w.insertGranted(l, a)
-		}
-	}
-}
 
 func (l *leader) nextOrder() uint64 {
 	l.last++
@@ -217,9 +202,16 @@ func (l *leader) nextOrder() uint64 {
 }
 
 func (w *world) granted(l *leader, o *open) {
-	o.granted, o.base = true, l.shop
+	o.granted = true
+	if len(o.units) > 1 {
+		o.state.Deadline = txn.RoundDeadline(len(o.units), o.state.Deadline, w.now)
+	}
+	o.state = o.state.Repinned(w.pinned(l, o))
+	for i := range o.changes {
+		o.changes[i].base = l.secs[o.changes[i].app].sec
+	}
 	o.state.Order = l.nextOrder()
-	rec := txnRecord{order: o.state.Order, target: o.target, base: o.base, deadline: o.state.Deadline}
+	rec := o.record()
 	if w.commit(l, put(store.Put, "txn/"+o.id, rec, rec.text())) != nil {
 		return
 	}
@@ -239,6 +231,9 @@ func (w *world) step(l *leader, o *open, ev txn.Event) {
 	o.state, effects = rules.Step(o.state, ev, w.now)
 	if o.state.Phase != before {
 		w.say("%s is %s at the leader of epoch %d%s", o.id, o.state.Phase, l.epoch, because(o.state.Reason))
+		if o.state.Phase == txn.RolledBack {
+			w.regroup(l, o, before == txn.StuckRestoring)
+		}
 	}
 	for _, e := range effects {
 		if l.over {
@@ -275,7 +270,7 @@ func (w *world) carryOut(l *leader, o *open, e txn.Effect) {
 		w.saveAbort(l, o)
 	case txn.Unlock:
 		l.passed = max(l.passed, o.state.Order)
-		w.unlock(l, o.id)
+		w.unlock(l, o.lockID)
 	case txn.Finish:
 		w.finish(l, o)
 	case txn.Changed:
@@ -289,20 +284,37 @@ func (w *world) unlock(l *leader, id string) {
 }
 
 func (w *world) saveAbort(l *leader, o *open) {
-	f := txn.Found{Aborted: true, Cause: o.state.Cause, Reason: o.state.Reason}
-	for _, h := range o.state.Hosts {
-		f.Activate = f.Activate || h.SentActivate
-	}
-	rec := txnRecord{order: o.state.Order, target: o.target, base: o.base, deadline: o.state.Deadline, aborted: &f}
+	rec := o.record()
 	_ = w.commit(l, put(store.Put, "txn/"+o.id, rec, rec.text()))
+}
+
+// record is txn/<id> as it stands.
+func (o *open) record() txnRecord {
+	rec := txnRecord{order: o.state.Order, units: o.units, changes: o.changes, deadline: o.state.Deadline}
+	for _, h := range o.state.Hosts {
+		rec.hosts = append(rec.hosts, h.Name)
+	}
+	if !o.state.Undecided() && o.state.Phase != txn.Committed {
+		f := txn.Found{Aborted: true, Cause: o.state.Cause, Reason: o.state.Reason}
+		for _, h := range o.state.Hosts {
+			f.Activate = f.Activate || h.SentActivate
+		}
+		rec.aborted = &f
+	}
+	return rec
 }
 
 func (w *world) finish(l *leader, o *open) {
 	l.txns = slices.DeleteFunc(l.txns, func(x *open) bool { return x == o })
-	l.ended = append(l.ended, ended{o.id, o.state.Phase, o.state.Cause})
+	ops := []op{put(store.Delete, "txn/"+o.id, nil, ""), put(store.Delete, "mark/"+o.id, nil, "")}
+	for _, p := range o.parts() {
+		e := ended{p.id, o.state.Phase, o.state.Cause}
+		w.judgeEnd(o, p)
+		l.ended = append(l.ended, e)
+		ops = append(ops, put(store.Put, "ended/"+p.id, e, e.phase.String()))
+	}
 	w.say("%s is over at the leader of epoch %d: %s", o.id, l.epoch, o.state.Phase)
-	if w.commit(l, put(store.Put, "ended/"+o.id, ended{o.id, o.state.Phase, o.state.Cause}, o.state.Phase.String()), put(store.Delete, "txn/"+o.id, nil, ""),
-		put(store.Delete, "mark/"+o.id, nil, "")) != nil {
+	if w.commit(l, ops...) != nil {
 		return
 	}
 	for i := range l.hosts {
@@ -312,16 +324,21 @@ func (w *world) finish(l *leader, o *open) {
 
 // send builds the message now and puts it on the wire. An earlier call to the Host is given up by it.
 func (w *world) send(l *leader, o *open, i int, c txn.Call, try uint32) {
-	fence := participant.Fence{Cluster: "c", Group: group, Epoch: l.epoch, View: 1}
+	fence := w.fence(l, i)
+	changes := o.planned(w, fence.Group)
 	left := max(o.state.Deadline.Sub(w.now), 0)
 	m := &message{epoch: l.epoch, host: i, id: o.id, order: o.state.Order, try: try, sentAt: w.now, what: " of " + o.id}
 	switch c {
 	case txn.CallPrepare:
-		target := sectionOf(txn.Without(o.target, o.dead))
-		m.call = callPrepare
-		m.req = participant.Prepare{Fence: fence, TxnID: o.id, Order: o.state.Order, Deadline: left,
-			Changes: []participant.Change{{App: shop, Base: versionOf(o.base.GetVersion()), Target: &target}}}
-		m.what += " to " + strings.Join(upstreamNames(txn.Without(o.target, o.dead)), ",")
+		p := participant.Prepare{Fence: fence, TxnID: o.id, Order: o.state.Order, Deadline: left}
+		var to []string
+		for _, ch := range changes {
+			target := sectionOf(txn.Without(ch.Target, o.dead))
+			p.Changes = append(p.Changes, participant.Change{App: ch.Key.App, Base: versionOf(ch.Base.GetVersion()), Target: &target})
+			to = append(to, strings.Join(upstreamNames(txn.Without(ch.Target, o.dead)), ","))
+		}
+		m.call, m.req = callPrepare, p
+		m.what += " to " + strings.Join(to, " and ")
 	case txn.CallActivate:
 		m.call, m.req = callActivate, participant.Activate{Fence: fence, TxnID: o.id, Order: o.state.Order, Deadline: left}
 		if w.store.get("mark/"+o.id) == nil {
@@ -336,8 +353,11 @@ func (w *world) send(l *leader, o *open, i int, c txn.Call, try uint32) {
 		}
 	case txn.CallAbort:
 		m.call = callAbort
-		ab := participant.Abort{Fence: fence, TxnID: o.id, Order: o.state.Order, Apps: []string{shop}}
-		if ups := l.replacements(o); len(ups) > 0 {
+		ab := participant.Abort{Fence: fence, TxnID: o.id, Order: o.state.Order}
+		for _, ch := range changes {
+			ab.Apps = append(ab.Apps, ch.Key.App)
+		}
+		if ups := l.replacements(o); len(ups) > 0 && slices.Contains(ab.Apps, shop) {
 			ab.Replacements = []participant.Section{{App: shop, Upstreams: ups}}
 			m.what += " with r"
 		}
@@ -372,9 +392,11 @@ func (w *world) landed(l *leader, o *open) {
 		return
 	}
 	rec := w.store.get("decision/" + o.id).val.(decision)
-	l.shop, l.rev = w.store.get("section/shop").val.(*lbagentv1.CommittedSection), w.store.get("section/shop").rev
+	for _, c := range o.changes {
+		l.loadSection(w, c.app)
+	}
 	l.passed = max(l.passed, o.state.Order)
-	l.track(o.id, rec.retired, &lbagentv1.Version{Txn: o.state.Order}, "")
+	l.trackCommit(o, rec)
 	w.step(l, o, txn.DecisionWritten{At: rec.at})
 	for i := range l.hosts {
 		w.refresh(l, i)
@@ -388,13 +410,39 @@ func (w *world) land(l *leader, o *open) bool {
 	var err error
 	if what == "mark" {
 		err = w.commit(l, put(store.Put, "mark/"+o.id, true, ""))
-	} else if txn.BaseMoved(o.base, l.shop) {
-		err = fmt.Errorf("the committed section is not the base any more")
+	} else if plan, no := w.plan(l, o); no != nil {
+		err = no
 	} else {
-		next := txn.CommittedAfter(shop, o.target, o.state.Order, o.dead)
-		rec := decision{at: w.now, retired: txn.RetiredNames(l.shop, next, o.dead), order: o.state.Order}
-		if err = w.commit(l, put(store.Create, "decision/"+o.id, rec, strings.Join(rec.retired, " ")), l.putShop(next)); err == nil {
-			w.decided(o.id)
+		rec := decision{at: w.now, order: o.state.Order}
+		ops := []op{put(store.Create, "decision/"+o.id, nil, "")}
+		for _, h := range o.state.Hosts {
+			if h.Unproven {
+				rec.unproven = append(rec.unproven, h.Name)
+			}
+		}
+		for n, g := range groupNames {
+			if slices.Contains(o.groups(w), g) {
+				check := put(store.Check, "view/"+g, nil, "")
+				check.Expect = store.Revision(l.views[n].rev)
+				ops = append(ops, check)
+			}
+		}
+		for _, p := range plan {
+			app := appIndex(p.Key.App)
+			rec.retired[app] = p.Retired
+			ops = append(ops, l.putSection(app, p.Next))
+		}
+		ops[0].val, ops[0].txt = rec, rec.text()
+		if o.joint() {
+			for _, p := range o.parts() {
+				one := rec
+				one.retired = [2][]string{}
+				one.retired[p.app] = rec.retired[p.app]
+				ops = append(ops, put(store.Create, "decision/"+p.id, one, one.text()))
+			}
+		}
+		if err = w.commit(l, ops...); err == nil {
+			w.decided(o)
 		}
 	}
 	if err == nil {
@@ -419,73 +467,5 @@ func (w *world) tick(l *leader) {
 		if !l.over {
 			w.refresh(l, i)
 		}
-	}
-}
-
-// key is the part of a leader that is about no Host.
-func (l *leader) key(k *keyBuilder) {
-	k.num(l.epoch, l.last, l.passed, l.rev)
-	k.text(sectionText(l.shop))
-	for _, o := range l.txns {
-		k.text(o.id)
-		k.text(o.writing)
-		k.text(string(o.state.Cause))
-		s := &o.state
-		k.num(s.Order, uint64(s.Phase), uint64(len(o.dead)))
-		k.flags(s.Marking, s.Marked, o.granted)
-		for _, t := range []time.Time{s.Deadline, s.RestoreBy, s.TidyBy} {
-			if k.b = mark(k.b, t); !t.IsZero() {
-				k.b = append(k.b, byte(seconds(t.Sub(k.now))))
-			}
-		}
-	}
-	for _, e := range l.ended {
-		k.text(e.id)
-		k.num(uint64(e.phase))
-	}
-	for _, a := range l.amends {
-		a.key(k)
-	}
-	for _, d := range l.drains {
-		k.text(d.id)
-		k.text(strings.Join(d.released, " "))
-	}
-	k.text(strings.Join(l.removed, " "))
-}
-
-// hostKey is the part of a leader that is about Host i.
-func (l *leader) hostKey(k *keyBuilder, i int) {
-	s := &l.hosts[i]
-	k.flags(s.up, s.syncing != 0, s.settle != 0, s.tries > 0, s.reports.Known)
-	k.at(s.syncAt)
-	if !s.up {
-		k.at(s.downAt)
-	}
-	for _, app := range apps {
-		r := s.reports.Sections[app]
-		k.num(r.GetVersion().GetTxn(), r.GetVersion().GetAmendments(), uint64(r.GetOpen().GetPhase()))
-		k.text(r.GetOpen().GetTxnId())
-		e := r.GetEvidence()
-		k.text(e.GetDigest())
-		if e.GetReadAt() != nil {
-			k.localAt(e.GetReadAt().AsTime())
-		}
-		for _, row := range e.GetUpstreams() {
-			k.text(row.GetName())
-			k.num(uint64(row.GetMode()))
-			k.flags(row.GetDrained(), row.GetRegistered(), row.GetHealthy())
-		}
-	}
-	for _, o := range l.txns {
-		h := o.host(i)
-		k.num(uint64(h.Vote), uint64(h.Call), uint64(h.PID), uint64(h.SeenPID+1))
-		k.flags(h.SentPrepare, h.SentActivate, h.Done, h.Connected, h.CaughtUp, h.Unproven, h.Excluded, h.Unrestored != nil, h.Reason != "")
-		k.text(string(h.Trouble))
-		k.at(h.AwaySince, h.RetryAt, h.FreshAt, h.NotBefore, h.DownSince)
-		k.flags(o.heard[i].verified.IsZero(), o.heard[i].lapsed.IsZero())
-		k.localAt(h.ReadAt, h.SeenAt)
-	}
-	for _, a := range l.amends {
-		a.hostKey(k, i)
 	}
 }

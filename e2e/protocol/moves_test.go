@@ -6,6 +6,7 @@ import (
 
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/participant"
+	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/txn"
 )
@@ -27,7 +28,9 @@ const (
 	mReplace             // a replacement for the dead is healthy and is inserted
 	mKill                // the leader at orders upstream arg killed
 	mOver                // an old leader learns that its term is over
-	mHeal                // nothing else happens: checks pass again on Host at
+	mReadmit             // an operator readmits Host at
+	mHeal                // nothing else happens: checks pass again on Host at, or its journal can be written
+	mBack                // nothing else happens: Host at can be reached again
 	mTime                // nothing else happens: time passes
 
 	// Faults.
@@ -47,6 +50,8 @@ const (
 	mExpire
 	mInsert
 	mRefused
+	mAway
+	mExclude // Host at; arg 1: the operator has taken it out of traffic, and says so
 )
 
 // move is one step of the world. fuse cuts it short: a process dies at that point of it.
@@ -65,7 +70,7 @@ func (w *world) moves() []move {
 	var out []move
 	add := func(k kind, at, arg int) { out = append(out, move{kind: k, at: uint8(at), arg: uint8(arg)}) }
 	for n, m := range w.wire {
-		if !w.orphaned(m) {
+		if !w.orphaned(m) && !w.hosts[m.host].away {
 			add(mDeliver, n, 0)
 		}
 	}
@@ -86,7 +91,7 @@ func (w *world) moves() []move {
 		add(mElect, 0, 0)
 	} else {
 		for i, h := range w.hosts {
-			if h.watch != l.epoch {
+			if h.watch != l.epoch && !h.away {
 				add(mConnect, i, 0)
 			}
 		}
@@ -109,16 +114,24 @@ func (w *world) moves() []move {
 	}
 	quiet := len(out) == 0
 	if l != nil {
-		if w.budget.again > 0 && len(l.ended) > 0 && l.ended[len(l.ended)-1].phase == txn.RolledBack && len(l.txns) == 0 && !w.dead[upB] && !w.ended(l, "t2") {
+		if w.budget.again > 0 && len(l.ended) > 0 && w.sc.together == alone && l.ended[len(l.ended)-1].phase == txn.RolledBack && len(l.txns) == 0 && !w.dead[upB] && !w.ended(l, "t2") {
 			add(mAgain, 0, 0)
 		}
 		if w.replacementDue(l) {
 			add(mReplace, 0, 0)
 		}
+		for i := range w.hosts {
+			if l.hosts[i].member.Standing == registry.Excluded && !slices.ContainsFunc(l.asks, func(a memberAsk) bool { return a.host == i }) {
+				add(mReadmit, i, 0)
+			}
+		}
 	}
 	for k, l := range w.leaders {
-		for n, name := range upNames[:2] {
-			if !w.dead[n] && l.mayKill() && !l.committed(name) && !l.inOpenTxn(name) && (l.released(name) || l.drained(name)) {
+		for n, name := range upNames {
+			if n == upR || n >= upC && w.sc.together == alone {
+				continue
+			}
+			if !w.dead[n] && l.mayKill() && !l.committed(name) && !l.inOpenTxn(name) && !l.mayTryAgain(name) && (l.released(name) || l.drained(name)) {
 				add(mKill, k, n)
 			}
 		}
@@ -128,14 +141,17 @@ func (w *world) moves() []move {
 	}
 	if quiet {
 		for i, h := range w.hosts {
-			if slices.Contains(h.red[:], true) {
+			if slices.Contains(h.red[:], true) || h.m.Broken != nil {
 				add(mHeal, i, 0)
+			}
+			if h.away {
+				add(mBack, i, 0)
 			}
 		}
 		add(mTime, 0, 0)
 	}
 	for n, m := range w.wire {
-		if w.orphaned(m) && m.answer == nil {
+		if w.orphaned(m) && m.answer == nil && !w.hosts[m.host].away {
 			add(mDeliver, n, 1)
 		}
 	}
@@ -152,9 +168,16 @@ func (l *leader) mayKill() bool {
 	return len(l.ended)+len(l.drains) > 0 || slices.ContainsFunc(l.txns, func(o *open) bool { return !o.state.Undecided() })
 }
 
+// mayTryAgain: the task is one of a proposal that is not over, so the engine keeps it.
+func (l *leader) mayTryAgain(name string) bool {
+	return slices.ContainsFunc(l.txns, func(o *open) bool {
+		return len(o.units) > 1 && slices.ContainsFunc(o.parts(), func(p part) bool { return p.up == name })
+	})
+}
+
 // replacementDue: no task of the committed Spec is left, so the scheduler has started another one, and it is healthy.
 func (w *world) replacementDue(l *leader) bool {
-	return len(l.shop.GetSection().GetUpstreams()) == 0 && l.amend("in-r") == nil && len(l.amends) == 0 && !w.dead[upR]
+	return len(l.shop().GetSection().GetUpstreams()) == 0 && l.amend("in-r") == nil && len(l.amends) == 0 && !w.dead[upR]
 }
 
 // lost are the calls of the leader to Host i whose answer can come no more.
@@ -170,7 +193,7 @@ func (w *world) lost(l *leader, i int) []*message {
 		out = append(out, m)
 	}
 	for _, o := range l.txns {
-		if h := o.host(i); h.Call != txn.CallNone {
+		if h := o.host(i); h != nil && h.Call != txn.CallNone {
 			check(&message{epoch: l.epoch, host: i, call: []call{0, callPrepare, callActivate, callVerify, callCommit, callAbort}[h.Call], id: o.id, try: h.Attempt})
 		}
 	}
@@ -195,79 +218,6 @@ func (w *world) lost(l *leader, i int) []*message {
 	return out
 }
 
-func (w *world) faults(add func(k kind, at, arg int)) {
-	b := &w.budget
-	for k, l := range w.leaders {
-		if b.leader > 0 {
-			add(mLeaderDies, k, 0)
-			if slices.ContainsFunc(l.txns, func(o *open) bool { return o.writing != "" }) {
-				add(mLeaderDies, k, 1)
-			}
-		}
-		if b.abort > 0 {
-			for j, o := range l.txns {
-				if o.state.Undecided() && o.state.Phase != txn.Deciding {
-					add(mAbort, k, j)
-				}
-			}
-		}
-		if b.refused > 0 && slices.ContainsFunc(l.txns, func(o *open) bool { return o.writing != "" }) {
-			add(mRefused, k, 0)
-		}
-	}
-	if b.depose > 0 && len(w.leaders) == 1 {
-		add(mDepose, 0, 0)
-	}
-	for n, m := range w.wire {
-		if b.late > 0 && m.answer == nil && !w.orphaned(m) {
-			add(mLate, n, 0)
-		}
-		if b.lose > 0 && !w.orphaned(m) {
-			add(mLose, n, 0)
-		}
-		if b.repeat > 0 && m.answer == nil {
-			add(mRepeat, n, 0)
-		}
-	}
-	for i, h := range w.hosts {
-		if b.agent > 0 {
-			add(mAgentDies, i, 0)
-		}
-		if b.proxy > 0 {
-			add(mProxyDies, i, 0)
-		}
-		if b.red > 0 {
-			for n := range upNames[:2] {
-				if !h.red[n] && !w.dead[n] && h.row(upNames[n]) != nil {
-					add(mRed, i, n)
-				}
-			}
-		}
-		if b.unlink > 0 && h.watch != 0 {
-			add(mUnlink, i, 0)
-		}
-		if b.slow > 0 && h.watch != 0 && !h.slow {
-			add(mSlow, i, 0)
-		}
-	}
-	if b.die > 0 && len(w.leaders) == 1 {
-		for n := range upNames[:2] {
-			if !w.dead[n] {
-				add(mDie, n, 0)
-			}
-		}
-	}
-	if b.pause > 0 {
-		add(mPause, 0, 0)
-	}
-	if b.expire > 0 {
-		add(mExpire, 0, 0)
-	}
-	if l := w.newest(); b.insert > 0 && l != nil && l.amend("in-r") == nil && !l.committed("r") {
-		add(mInsert, 0, 0)
-	}
-}
-
 // do makes the move in a copy of w.
 func (w *world) do(m move) *world {
 	c := w.clone()
@@ -276,6 +226,11 @@ func (w *world) do(m move) *world {
 	c.apply(m)
 	if c.broken == nil {
 		c.flush()
+	}
+	for _, l := range slices.Clone(c.leaders) {
+		if c.broken == nil && !l.over && c.sc.budget.exclude > 0 {
+			c.advanceAsks(c.lead(l.epoch))
+		}
 	}
 	c.sweep()
 	if c.broken == nil {
@@ -340,106 +295,21 @@ func (w *world) apply(m move) {
 	case mOver:
 		w.say("the leader of epoch %d learns that its term is over", w.leaders[0].epoch)
 		w.leaderDied(w.lead(w.leaders[0].epoch))
+	case mReadmit:
+		w.askMember(w.lead(w.newest().epoch), at, txn.MemberAsk{Verb: txn.Readmit, Host: hostName(at), Actor: "operator", Reason: "it is repaired"})
+	case mBack:
+		w.isBack(at)
 	case mHeal:
 		h := w.host(at)
+		if h.m.Broken != nil {
+			w.repaired(at)
+			return
+		}
 		h.red, h.unread = [upstreams]bool{}, true
 		w.say("all checks pass again on %s", hostName(at))
 		w.settle(at)
 	default:
 		w.applyFault(m)
-	}
-}
-
-func (w *world) applyFault(m move) {
-	b := &w.budget
-	switch at, arg := int(m.at), int(m.arg); m.kind {
-	case mLeaderDies:
-		b.leader--
-		l := w.lead(w.leaders[at].epoch)
-		if arg == 1 {
-			for _, o := range l.txns {
-				if o.writing != "" {
-					w.land(l, o)
-				}
-			}
-		}
-		w.say("the leader of epoch %d is killed", l.epoch)
-		w.leaderDied(l)
-	case mDepose:
-		b.depose--
-		w.say("the leader of epoch %d has lost its lock and does not know it", w.newest().epoch)
-		w.elect()
-	case mLate:
-		b.late--
-		msg := w.take(at)
-		w.noAnswer(msg)
-		late := *msg
-		late.orphan = true
-		w.wire = append(w.wire, &late)
-	case mLose:
-		b.lose--
-		msg := w.take(at)
-		w.say("%s is lost", msg)
-		w.noAnswer(msg)
-	case mRepeat:
-		b.repeat--
-		twice := *w.wire[at]
-		twice.orphan = true
-		w.wire = append(w.wire, &twice)
-		w.say("%s is on its way twice", &twice)
-	case mAgentDies:
-		b.agent--
-		w.say("the lbagent of %s is killed", hostName(at))
-		w.agentDied(at)
-	case mProxyDies:
-		b.proxy--
-		w.restartProxy(at)
-	case mRed:
-		b.red--
-		h := w.host(at)
-		h.red[arg], h.unread = true, true
-		w.say("%s fails the checks of %s's proxy", upNames[arg], hostName(at))
-		w.settle(at)
-	case mDie:
-		b.die--
-		w.taskDies(at)
-		l := w.newest()
-		if l != nil {
-			w.taskEnded(w.lead(l.epoch), upNames[at])
-		}
-	case mAbort:
-		b.abort--
-		l := w.lead(w.leaders[at].epoch)
-		w.say("somebody asks the leader of epoch %d to abort %s", l.epoch, l.txns[arg].id)
-		w.step(l, l.txns[arg], txn.AbortAsked{Cause: txn.CauseAsked, Reason: "asked"})
-	case mUnlink:
-		b.unlink--
-		w.say("the Watch stream of %s falls", hostName(at))
-		w.unlinked(at)
-	case mSlow:
-		b.slow--
-		w.host(at).slow = true
-		w.say("the reports of %s are held up", hostName(at))
-	case mPause:
-		b.pause--
-		w.pass(3 * time.Second)
-	case mExpire:
-		b.expire--
-		w.pass(txnDeadline + time.Second)
-	case mInsert:
-		b.insert--
-		w.insert(w.lead(w.newest().epoch), "")
-	case mRefused:
-		b.refused--
-		l := w.lead(w.leaders[at].epoch)
-		for _, o := range l.txns {
-			if o.writing != "" {
-				w.say("the store refuses the %s of %s", o.writing, o.id)
-				o.writing = ""
-				w.step(l, o, txn.WriteRefused{Cause: txn.CauseStore, Reason: "refused"})
-				return
-			}
-		}
 	}
 }
 

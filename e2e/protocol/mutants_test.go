@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cutover/cutover/orchestrator/txn"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/mutants with the stories of this run")
@@ -157,6 +159,42 @@ var mutants = []mutant{
 		old: "		if slices.ContainsFunc(held, blocked) || slices.ContainsFunc(waiting, blocked) {\n", patched: "		if slices.ContainsFunc(held, blocked) && false {\n",
 		scenario: scenario{hosts: 2, budget: budget{insert: 1}},
 	},
+	{
+		name: "joint-commit-leaves-out-a-section", file: "orchestrator/txn/commit.go",
+		old: "	for _, ch := range c.Changes {\n", patched: "	for _, ch := range c.Changes[:1] {\n",
+		scenario: scenario{hosts: 2, together: lockStep, split: true},
+	},
+	{
+		name: "second-group-not-waited-for", file: "orchestrator/txn/step.go",
+		old: "return h.Unproven || ok(h)", patched: "return h.Unproven || h.Group != s.Hosts[0].Group || ok(h)",
+		scenario: scenario{hosts: 2, together: lockStep, split: true},
+	},
+	{
+		name: "blame-put-on-the-innocent", file: "orchestrator/txn/merge.go",
+		old: "	case len(rest) == 1:\n", patched: "	case len(rest) >= 1:\n",
+		scenario: scenario{hosts: 1, together: merged, bad: true},
+	},
+	{
+		name: "exclusion-without-proof", file: "orchestrator/registry/asks.go",
+		old: "			if proof == nil {\n", patched: "			if proof == nil && missing == \"\" {\n",
+		scenario: scenario{hosts: 2, budget: budget{exclude: 1}},
+	},
+	{
+		name: "unproven-host-owes-nothing", file: "orchestrator/txn/step.go",
+		old: "		if h.Done || h.Excluded {\n", patched: "		if h.Done || h.Excluded || h.Unproven {\n",
+		scenario: scenario{hosts: 2, policy: txn.Policy{AllBut: 1}, budget: budget{away: 1, abort: 1}},
+	},
+	{
+		name: "all-hosts-may-be-missing", file: "orchestrator/txn/policy.go",
+		old: "min(spare, members-1)", patched: "min(spare, members)",
+		scenario: scenario{hosts: 1, policy: txn.Policy{AllBut: 1}, budget: budget{away: 1}},
+	},
+	{
+		name: "broken-journal-written-on", file: "lbagent/participant/step.go",
+		old:      "	m.s.waits, m.s.verifies = nil, nil\n}\n",
+		patched:  "	m.s.waits, m.s.verifies, m.s.Broken = nil, nil, nil\n}\n",
+		scenario: scenario{hosts: 1, budget: budget{disk: 1}},
+	},
 }
 
 // mutantEnv names the mutant that this process is compiled with; storyEnv is the file for its story.
@@ -175,7 +213,7 @@ func tellMutant(name, file string) error {
 		if m.name != name {
 			continue
 		}
-		s := explore(newWorld(m.scenario.hosts, m.scenario.budget, m.scenario.sessions), mutantLimit)
+		s := explore(newWorld(m.scenario), mutantLimit)
 		if s.broken == nil {
 			return fmt.Errorf("%d states were visited, and the search has found nothing", len(s.seen))
 		}
@@ -187,7 +225,10 @@ func tellMutant(name, file string) error {
 // TestMutants: every mutant is found, and its shortest story is the one in testdata/mutants.
 func TestMutants(t *testing.T) {
 	for _, m := range mutants {
-		t.Run(m.name, func(t *testing.T) { tryMutant(t, m) })
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel() // what takes the time is a compilation
+			tryMutant(t, m)
+		})
 	}
 }
 

@@ -2,9 +2,11 @@ package protocol
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cutover/cutover/lbagent/participant"
+	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/txn"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
@@ -16,7 +18,7 @@ func (w *world) connect(i int) {
 	w.unlinked(i)
 	h := w.host(i)
 	h.watch, h.held, h.slow, h.unread = l.epoch, 0, false, true
-	if !w.feed(i, participant.Hello{Fence: participant.Fence{Cluster: "c", Group: group, Epoch: l.epoch, View: 1}}) || !w.settle(i) {
+	if !w.feed(i, participant.Hello{Fence: w.fence(l, i)}) || !w.settle(i) {
 		return
 	}
 	h = w.host(i)
@@ -29,7 +31,9 @@ func (w *world) connect(i int) {
 	}
 	w.tellReports(l, i, h.m.Apps())
 	for _, o := range slices.Clone(l.txns) {
-		w.step(l, o, txn.HostLink{Host: hostName(i), Connected: true})
+		if o.host(i) != nil {
+			w.step(l, o, txn.HostLink{Host: hostName(i), Connected: true})
+		}
 	}
 	for _, a := range slices.Clone(l.amends) {
 		a.hostIsBack(i)
@@ -49,7 +53,9 @@ func (w *world) unlinked(i int) {
 	}
 	l.hosts[i].up, l.hosts[i].downAt = false, w.now
 	for _, o := range slices.Clone(l.txns) {
-		w.step(l, o, txn.HostLink{Host: hostName(i)})
+		if o.host(i) != nil {
+			w.step(l, o, txn.HostLink{Host: hostName(i)})
+		}
 	}
 }
 
@@ -110,7 +116,7 @@ func (w *world) tellReports(l *leader, i int, said []string) {
 		if t == nil {
 			continue
 		}
-		if o := l.txn(t.GetTxnId()); o != nil && o.state.Order == t.GetOrder() {
+		if o := l.txn(t.GetTxnId()); o != nil && o.state.Order == t.GetOrder() && o.host(i) != nil {
 			w.heardLapse(l, o, i, t)
 			ev := txn.Reported{Host: hostName(i), Phase: t.GetPhase(), Fallback: t.GetFallback(), Refusal: t.GetRefusal()}
 			if e := r.GetEvidence(); e != nil {
@@ -163,16 +169,9 @@ func (w *world) answered(m *message) {
 		refusal, evidence = refusalOf(a.Verifies[0].Refusal), evidenceOf(a.Verifies[0].Evidence)
 	}
 	if refusal == nil {
-		var err error
-		switch c {
-		case txn.CallActivate, txn.CallVerify:
-			err = txn.CheckVerified(shop, o.target, o.base.GetSection(), o.dead, evidence)
-		case txn.CallAbort:
-			err = txn.CheckAborted([]string{shop}, &lbagentv1.Aborted{Evidence: evidence, NeverActivated: a.NeverActivated})
-		default:
-		}
-		if err != nil {
-			refusal = &lbagentv1.Refusal{Reason: lbagentv1.RefusalReason_REFUSAL_REASON_SET_DIFFERS, App: shop, Message: err.Error()}
+		aborted := &lbagentv1.Aborted{Evidence: evidence, NeverActivated: a.NeverActivated}
+		if app, err := txn.CheckAnswer(c, o.planned(w, w.hostGroup(i)), o.dead, evidence, aborted); err != nil {
+			refusal = &lbagentv1.Refusal{Reason: lbagentv1.RefusalReason_REFUSAL_REASON_SET_DIFFERS, App: app, Message: err.Error()}
 		}
 	}
 	if refusal == nil && (c == txn.CallCommit || c == txn.CallAbort) {
@@ -187,7 +186,7 @@ func (w *world) answered(m *message) {
 		return
 	}
 	for _, am := range slices.Clone(l.amends) {
-		if am.rec.undo == o.id {
+		if o.has(am.rec.undo) {
 			w.advanceAmend(l, am)
 		}
 	}
@@ -221,10 +220,10 @@ func (w *world) refresh(l *leader, i int) {
 			return
 		}
 		m := o.host(i)
-		if m.SentPrepare || (o.state.Phase != txn.Waiting && o.state.Phase != txn.Preparing) {
+		if m == nil || m.SentPrepare || (o.state.Phase != txn.Waiting && o.state.Phase != txn.Preparing) {
 			continue
 		}
-		behind := l.behind(o, i)
+		behind := w.behind(l, o, i)
 		if m.CaughtUp != (behind == "") || m.Behind != behind {
 			w.step(l, o, txn.HostCaughtUp{Host: hostName(i), OK: behind == "", Behind: behind})
 		}
@@ -232,37 +231,55 @@ func (w *world) refresh(l *leader, i int) {
 	if l.over {
 		return
 	}
-	l.watchDrains()
+	w.watchDrains(l)
 	w.settleInDoubt(l, i)
-	if s.up && s.syncing == 0 && s.reports.Known {
+	if s.up && s.syncing == 0 && s.reports.Known && s.member.Standing != registry.Excluded {
 		w.reconcile(l, i)
 	}
 }
 
-func (l *leader) behind(o *open, i int) string {
+func (w *world) behind(l *leader, o *open, i int) string {
 	s := &l.hosts[i]
 	if !s.up || !s.reports.Known {
 		return "it is not connected"
 	}
-	for _, other := range l.txns {
-		if other != o && other.state.Unfinished(hostName(i)) {
-			return "it has not finished transaction " + other.id
+	for _, ch := range o.changes {
+		if w.groupOf(ch.app) != w.hostGroup(i) {
+			continue
+		}
+		for _, other := range l.txns {
+			if other != o && other.changeOf(ch.app) != nil && other.state.Unfinished(hostName(i)) {
+				return "it has not finished transaction " + other.id
+			}
+		}
+		if why := txn.Behind(s.reports, apps[ch.app], o.id, l.secs[ch.app].sec); why != "" {
+			return why
 		}
 	}
-	return txn.Behind(s.reports, shop, o.id, l.shop)
+	return ""
 }
 
 // settleInDoubt tells the Host the decision of a transaction that it reports open and that is nobody's business here.
 func (w *world) settleInDoubt(l *leader, i int) {
 	s := &l.hosts[i]
-	t := s.reports.Sections[shop].GetOpen()
-	if t == nil || !s.up || s.settle != 0 || w.now.Before(s.syncAt) && s.tries > 0 {
+	if !s.up || s.settle != 0 || w.now.Before(s.syncAt) && s.tries > 0 {
 		return
 	}
-	if o := l.txn(t.GetTxnId()); o != nil && (o.state.Undecided() || o.state.Unfinished(hostName(i))) {
+	var t *lbagentv1.OpenTxn
+	for _, app := range apps {
+		open := s.reports.Sections[app].GetOpen()
+		if open == nil {
+			continue
+		}
+		if o := l.txn(open.GetTxnId()); o == nil || !o.state.Undecided() && !o.state.Unfinished(hostName(i)) {
+			t = open
+			break
+		}
+	}
+	if t == nil {
 		return
 	}
-	fence := participant.Fence{Cluster: "c", Group: group, Epoch: l.epoch, View: 1}
+	fence := w.fence(l, i)
 	l.calls++
 	s.settle = l.calls
 	m := &message{epoch: l.epoch, host: i, id: t.GetTxnId(), order: t.GetOrder(), try: l.calls, sentAt: w.now, what: " of " + t.GetTxnId()}
@@ -279,22 +296,12 @@ func (w *world) settleInDoubt(l *leader, i int) {
 // reconcile sends Sync where the Host disagrees with the committed state and nothing is about to change that.
 func (w *world) reconcile(l *leader, i int) {
 	s := &l.hosts[i]
-	for _, o := range l.txns {
-		if o.state.Unfinished(hostName(i)) && (o.state.Phase != txn.Committed || o.host(i).Reason == "") {
-			return
+	why := ""
+	for app := range apps {
+		if w.groupOf(app) == w.hostGroup(i) && why == "" && !l.inMotion(app, i) {
+			why = txn.Disagreement(s.reports, apps[app], l.secs[app].sec)
 		}
 	}
-	for _, a := range l.amends {
-		if a.inMotion(i) {
-			return
-		}
-	}
-	for _, o := range l.txns {
-		if o.writing == "decision" {
-			return
-		}
-	}
-	why := txn.Disagreement(s.reports, shop, l.shop)
 	if why == "" {
 		s.tries, s.syncAt = 0, time.Time{}
 		return
@@ -304,7 +311,7 @@ func (w *world) reconcile(l *leader, i int) {
 	}
 	var undecided []uint64
 	for _, o := range l.txns {
-		if o.state.Undecided() && o.state.Order != 0 {
+		if o.state.Undecided() && o.state.Order != 0 && o.host(i) != nil {
 			undecided = append(undecided, o.state.Order)
 		}
 	}
@@ -316,30 +323,60 @@ func (w *world) reconcile(l *leader, i int) {
 	s.syncing = l.calls
 	s.tries++
 	s.syncAt = w.now.Add(time.Second)
-	sent := l.committedFor(i)
-	m := &message{epoch: l.epoch, host: i, call: callSync, order: order, try: l.calls, sentAt: w.now, what: " to " + sectionText(sent)}
-	m.req = participant.Sync{Fence: participant.Fence{Cluster: "c", Group: group, Epoch: l.epoch, View: 1}, Order: order, Sections: []participant.Committed{
-		{Section: section(cart, "c"), Version: participant.Version{Txn: 1}},
-		{Section: sectionOf(sent.GetSection()), Version: versionOf(sent.GetVersion())},
-	}}
+	req := participant.Sync{Fence: w.fence(l, i), Order: order}
+	var what []string
+	for app := range apps {
+		if w.groupOf(app) != w.hostGroup(i) {
+			continue
+		}
+		sent := l.committedFor(app, i)
+		req.Sections = append(req.Sections, participant.Committed{Section: sectionOf(sent.GetSection()), Version: versionOf(sent.GetVersion())})
+		if app == 0 || w.sc.together != alone {
+			what = append(what, sectionText(sent))
+		}
+	}
+	m := &message{epoch: l.epoch, host: i, call: callSync, order: order, try: l.calls, sentAt: w.now, what: " to " + strings.Join(what, " and "), req: req}
 	w.wire = append(w.wire, m)
 	w.say("the leader of epoch %d sends %s to %s: %s", l.epoch, m, hostName(i), why)
+}
+
+// inMotion: the Host is about to get there by itself.
+func (l *leader) inMotion(app, i int) bool {
+	for _, o := range l.txns {
+		if o.changeOf(app) == nil {
+			continue
+		}
+		if o.writing == "decision" || o.state.Unfinished(hostName(i)) && (o.state.Phase != txn.Committed || o.host(i).Reason == "") {
+			return true
+		}
+	}
+	return app == 0 && slices.ContainsFunc(l.amends, func(a *amend) bool { return a.inMotion(i) })
 }
 
 func (w *world) synced(l *leader, i int, m *message) {
 	s := &l.hosts[i]
 	s.syncing = 0
-	if m.answer.Refusal == nil && !slices.Contains(m.answer.Open, shop) {
+	if m.answer.Refusal == nil {
 		l.note(i, evidenceOf(m.answer.Evidence))
-		v := m.req.(participant.Sync).Sections[1].Version
+		sent := map[string]participant.Version{}
+		for _, c := range m.req.(participant.Sync).Sections {
+			if !slices.Contains(m.answer.Open, c.Section.App) {
+				sent[c.Section.App] = c.Version
+			}
+		}
 		for _, o := range slices.Clone(l.txns) {
-			if o.state.Phase == txn.Committed && o.state.Unfinished(hostName(i)) && v.Txn >= o.state.Order {
+			if o.state.Phase != txn.Committed || !o.state.Unfinished(hostName(i)) {
+				continue
+			}
+			if !slices.ContainsFunc(o.planned(w, w.hostGroup(i)), func(ch txn.Change) bool { return sent[ch.Key.App].Txn < o.state.Order }) {
 				w.step(l, o, txn.Answer{Host: hostName(i), Call: txn.CallCommit, SentAt: m.sentAt, Evidence: evidenceOf(m.answer.Evidence)})
 			}
 		}
-		for _, a := range slices.Clone(l.amends) {
-			a.syncedPast(i, v)
-			w.advanceAmend(l, a)
+		if v, ok := sent[shop]; ok {
+			for _, a := range slices.Clone(l.amends) {
+				a.syncedPast(i, v)
+				w.advanceAmend(l, a)
+			}
 		}
 	}
 	if !l.over {

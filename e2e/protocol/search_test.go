@@ -3,33 +3,59 @@ package protocol
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/cutover/cutover/lbagent/participant"
+	"github.com/cutover/cutover/orchestrator/registry"
+	"github.com/cutover/cutover/orchestrator/txn"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
 
 // cartDigest is of cart as every Host holds it at the start.
 var cartDigest string
 
-// newWorld is a Group of n Hosts that hold shop with a and cart with c, and a leader that has just taken t1: shop to b.
-func newWorld(n int, b budget, sessions bool) *world {
-	w := &world{now: start, budget: budget{}}
-	old := lbagentv1.CommittedSection{Section: sectionProto(shop, "a"), Version: &lbagentv1.Version{Txn: 1}}
+// newWorld is the world of a scenario: Hosts that hold shop with a and cart with c, and a leader that has just taken t1, shop to
+// b, or that and t2, cart to d.
+func newWorld(sc scenario) *world {
+	w := &world{now: start, sc: &sc}
 	w.store.rev = 1
-	w.store.recs = []record{{"section/shop", 1, &old, sectionText(&old)}}
-	for i := range n {
-		w.hosts = append(w.hosts, w.newHost(i, sessions))
+	add := func(key string, val any, txt string) {
+		w.store.recs = append(w.store.recs, record{key, 1, val, txt})
+	}
+	for n, name := range []string{"a", "c"} {
+		old := lbagentv1.CommittedSection{Section: sectionProto(apps[n], name), Version: &lbagentv1.Version{Txn: 1}}
+		add("section/"+apps[n], &old, sectionText(&old))
+	}
+	var views [2]view
+	for i := range sc.hosts {
+		m := registry.Membership{Host: hostName(i), Group: w.hostGroup(i), Standing: registry.Member}
+		views[groupIndex(m.Group)].hosts |= 1 << i
+		add("view/"+m.Group+"/"+m.Host, m, string(m.Standing))
+	}
+	for n, v := range views {
+		if v.hosts != 0 {
+			v.number = 1
+			add("view/"+groupNames[n], v, fmt.Sprint(v.number, v.hosts))
+		}
+	}
+	slices.SortFunc(w.store.recs, func(a, b record) int { return strings.Compare(a.key, b.key) })
+	for i := range sc.hosts {
+		w.hosts = append(w.hosts, w.newHost(i, sc.sessions))
 	}
 	w.elect()
-	for i := range n {
+	for i := range sc.hosts {
 		w.connect(i)
 	}
-	w.begin(w.lead(1), "t1")
+	if sc.together == alone {
+		w.begin(w.lead(1), "t1")
+	} else {
+		w.begin(w.lead(1), "t1", "t2")
+	}
 	w.flush()
-	w.ownHosts, w.ownLeaders, w.budget = 0, 0, b
+	w.ownHosts, w.ownLeaders, w.budget = 0, 0, sc.budget
 	return w
 }
 
@@ -37,6 +63,9 @@ func (w *world) newHost(i int, sessions bool) *host {
 	h := &host{pid: 100}
 	h.disk = participant.Durable{Sections: map[string]*participant.SectionState{}}
 	for n, s := range []participant.Section{section(shop, "a"), section(cart, "c")} {
+		if !w.holds(i, n) {
+			continue
+		}
 		sec := &participant.SectionState{App: s.App, Committed: s, Version: participant.Version{Txn: 1}, Passed: 1}
 		h.disk.Sections[s.App] = sec
 		state := participant.State{Durable: h.disk}
@@ -50,7 +79,7 @@ func (w *world) newHost(i int, sessions bool) *host {
 	if sessions {
 		h.sessions[upA] = 1
 	}
-	h.m = participant.Recover(identity, h.disk, w.now)
+	h.m = participant.Recover(w.identity(i), h.disk, w.now)
 	h.unread = true
 	w.hosts = append(w.hosts, h)
 	w.ownHosts |= 1 << i
@@ -66,6 +95,10 @@ type scenario struct {
 	hosts    int
 	budget   budget
 	sessions bool
+	together together
+	split    bool       // shop and cart belong to two Groups, with half of the Hosts each
+	bad      bool       // every proxy's checker refuses d
+	policy   txn.Policy // of the Groups
 }
 
 var scenarios = []scenario{
@@ -105,6 +138,37 @@ var scenarios = []scenario{
 	{name: "three hosts, leader dies", hosts: 3, budget: budget{leader: 1}},
 	{name: "three hosts, old leader acts on", hosts: 3, budget: budget{depose: 1}},
 	{name: "three hosts, lbagent dies", hosts: 3, budget: budget{agent: 1}},
+	{name: "lock-step", hosts: 2, together: lockStep},
+	{name: "lock-step, leader dies", hosts: 2, together: lockStep, budget: budget{leader: 1}},
+	{name: "lock-step, lbagent dies", hosts: 2, together: lockStep, budget: budget{agent: 1}},
+	{name: "lock-step, two groups, leader dies", hosts: 2, together: lockStep, split: true, budget: budget{leader: 1}},
+	{name: "lock-step, two groups, old leader acts on", hosts: 2, together: lockStep, split: true, budget: budget{depose: 1}},
+	{name: "lock-step, two groups, one refuses, leader dies", hosts: 2, together: lockStep, split: true, bad: true, budget: budget{leader: 1}},
+	{name: "lock-step, two groups, late, abort", hosts: 2, together: lockStep, split: true, budget: budget{late: 1, abort: 1}},
+	{name: "lock-step, two groups, task dies", hosts: 2, together: lockStep, split: true, budget: budget{die: 1}},
+	{name: "lock-step, two groups, three hosts", hosts: 3, together: lockStep, split: true, budget: budget{red: 1}},
+	{name: "merged", hosts: 2, together: merged},
+	{name: "merged, leader dies", hosts: 2, together: merged, budget: budget{leader: 1}},
+	{name: "merged, one is guilty", hosts: 2, together: merged, bad: true},
+	{name: "merged, one is guilty, leader dies", hosts: 2, together: merged, bad: true, budget: budget{leader: 1}},
+	{name: "merged, one is guilty, late", hosts: 1, together: merged, bad: true, budget: budget{late: 1}},
+	{name: "merged, one is guilty, lbagent dies", hosts: 1, together: merged, bad: true, budget: budget{agent: 1}},
+	{name: "merged, one is aborted, leader dies", hosts: 1, together: merged, budget: budget{abort: 1, leader: 1}},
+	{name: "merged, checks fail, time", hosts: 1, together: merged, budget: budget{red: 1, expire: 1}},
+	{name: "journal fails", hosts: 2, budget: budget{disk: 1}},
+	{name: "journal fails, abort", hosts: 2, budget: budget{disk: 1, abort: 1}},
+	{name: "journal fails, leader dies", hosts: 2, budget: budget{disk: 1, leader: 1}},
+	{name: "journal fails, lbagent dies", hosts: 2, budget: budget{disk: 1, agent: 1}},
+	{name: "all but one, away", hosts: 2, policy: txn.Policy{AllBut: 1}, budget: budget{away: 1}},
+	{name: "all but one, away, abort", hosts: 2, policy: txn.Policy{AllBut: 1}, budget: budget{away: 1, abort: 1}},
+	{name: "all but one, away, leader dies", hosts: 2, policy: txn.Policy{AllBut: 1}, budget: budget{away: 1, leader: 1}},
+	{name: "three hosts, 60 percent, away, again", hosts: 3, policy: txn.Policy{Percent: 60}, budget: budget{away: 1, again: 1}},
+	{name: "away", hosts: 2, budget: budget{away: 1}},
+	{name: "exclusion", hosts: 2, budget: budget{exclude: 1}},
+	{name: "exclusion, abort", hosts: 2, budget: budget{exclude: 1, abort: 1}},
+	{name: "exclusion, away", hosts: 2, budget: budget{exclude: 1, away: 1}},
+	{name: "exclusion, leader dies", hosts: 2, budget: budget{exclude: 1, leader: 1}},
+	{name: "exclusion, lbagent dies", hosts: 2, budget: budget{exclude: 1, agent: 1}},
 }
 
 // node is a state as the search remembers it: how it was reached, and where a well-behaved world goes from it.
@@ -323,7 +387,7 @@ func TestSearch(t *testing.T) {
 
 // explore searches the scenario, and fails with the story of what it found.
 func (sc scenario) explore(t *testing.T, limit int) *search {
-	s := explore(newWorld(sc.hosts, sc.budget, sc.sessions), limit)
+	s := explore(newWorld(sc), limit)
 	if s.broken != nil {
 		t.Fatalf("after %d states:\n%s", len(s.seen), s.story())
 	}

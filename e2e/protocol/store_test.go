@@ -65,10 +65,16 @@ func put(kind store.OpKind, key string, val any, txt string) op {
 	return op{Op: store.Op{Kind: kind, Key: key}, val: val, txt: txt}
 }
 
-func (l *leader) putShop(next *lbagentv1.CommittedSection) op {
-	o := put(store.Replace, "section/shop", next, sectionText(next))
-	o.Expect = store.Revision(l.rev)
+func (l *leader) putSection(app int, next *lbagentv1.CommittedSection) op {
+	o := put(store.Replace, "section/"+apps[app], next, sectionText(next))
+	o.Expect = store.Revision(l.secs[app].rev)
 	return o
+}
+
+// loadSection reads the committed Section.
+func (l *leader) loadSection(w *world, app int) {
+	r := w.store.get("section/" + apps[app])
+	l.secs[app] = committed{r.val.(*lbagentv1.CommittedSection), r.rev}
 }
 
 func sectionText(s *lbagentv1.CommittedSection) string {
@@ -86,14 +92,21 @@ func upstreamNames(s *lbagentv1.Section) []string {
 // txnRecord is txn/<id>.
 type txnRecord struct {
 	order    uint64
-	target   *lbagentv1.Section
-	base     *lbagentv1.CommittedSection
+	units    []unit
+	changes  []change
+	hosts    []string // of the pinned Views
 	deadline time.Time
 	aborted  *txn.Found
 }
 
 func (r txnRecord) text() string {
-	out := fmt.Sprint(r.order, upstreamNames(r.target))
+	out := fmt.Sprint(r.order, r.hosts)
+	for _, u := range r.units {
+		out += u.id()
+	}
+	for _, c := range r.changes {
+		out += fmt.Sprint(upstreamNames(c.target))
+	}
 	if r.aborted != nil {
 		out += fmt.Sprint(r.aborted.Cause, r.aborted.Activate)
 	}
@@ -102,7 +115,10 @@ func (r txnRecord) text() string {
 
 // decision is decision/<id>: the Commit record.
 type decision struct {
-	at      time.Time
-	retired []string
-	order   uint64
+	at       time.Time
+	retired  [2][]string // by App
+	unproven []string
+	order    uint64
 }
+
+func (d decision) text() string { return fmt.Sprint(d.retired, d.unproven) }

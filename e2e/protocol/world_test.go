@@ -16,10 +16,7 @@ import (
 	"github.com/cutover/cutover/orchestrator/txn"
 )
 
-var (
-	start    = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	identity = participant.Identity{Cluster: "c", Group: "g"}
-)
+var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func hostName(i int) string { return "lb" + strconv.Itoa(i+1) }
 
@@ -44,11 +41,15 @@ type budget struct {
 	insert  uint8 // a replacement is inserted by Amendment
 	again   uint8 // the change is tried again in a new transaction
 	refused uint8 // the store refuses a decision
+	disk    uint8 // a Host's journal cannot be written; what was to be written may be there all the same
+	away    uint8 // a Host cannot be reached for a while
+	exclude uint8 // an operator asks for an exclusion
 }
 
 // world is one state of everything.
 type world struct {
 	now     time.Time
+	sc      *scenario
 	hosts   []*host
 	leaders []*leader // those that run, oldest first
 	wire    []*message
@@ -84,19 +85,17 @@ func (w *world) say(format string, args ...any) {
 }
 
 // who dies at a point.
-type who bool
+type who uint8
 
 const (
-	leaderDies who = true
-	agentDies  who = false
+	leaderDies who = iota
+	agentDies
+	diskFails
 )
 
 // burn passes a point at which a process may die, and says whether it does.
 func (w *world) burn(dies who, format string, args ...any) bool {
-	left := &w.budget.agent
-	if dies == leaderDies {
-		left = &w.budget.leader
-	}
+	left := [...]*uint8{&w.budget.leader, &w.budget.agent, &w.budget.disk}[dies]
 	if *left == 0 {
 		return false
 	}
@@ -359,7 +358,7 @@ func (w *world) key() key {
 		k.text(r.txt)
 	}
 	for _, l := range w.leaders {
-		l.key(&k)
+		l.key(w, &k)
 	}
 	b := k.finish()
 	var out key
@@ -386,14 +385,14 @@ func (w *world) hostKey(i int) []byte {
 		}
 	}
 	for _, j := range h.works {
-		k.flags(j.App == shop, j.Publish != nil, j.Converge != nil)
+		k.flags(j.App == shop, j.Stage != nil, j.Publish != nil, j.Converge != nil)
 	}
 	for app := range apps {
 		k.text(digestOf(h.run[app]))
 		k.text(digestOf(h.files[app]))
 	}
 	k.num(h.watch, uint64(h.held), uint64(h.pid))
-	k.flags(h.slow, h.unread)
+	k.flags(h.slow, h.unread, h.away, h.out, w.sc.split && i*2 >= len(w.hosts))
 	for n := range upNames {
 		k.num(uint64(h.sessions[n]))
 		k.flags(h.red[n])
