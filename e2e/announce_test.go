@@ -167,6 +167,10 @@ func TestAHostAnnouncesItself(t *testing.T) {
 	if v := c.deploy(shop("v2")).must(t, 0).View; !slices.Equal(proved(v), []string{own}) {
 		t.Errorf("a host that is only announced takes part: %+v", v.Hosts)
 	}
+	c.cli("lb", "drift").must(t, 0) // nobody asks it
+	if res := c.cli("lb", "show", host).must(t, 1); !strings.Contains(res.Stderr, "not admitted") {
+		t.Errorf("lb show of it: %v", res)
+	}
 	c.cli("lb", "admit", host, "--reason", "more room").must(t, 0)
 	n.serves("v2")
 	both := []string{own, host}

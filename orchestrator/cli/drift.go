@@ -50,7 +50,7 @@ Exit codes:
 				return &deploy.Refusal{Kind: deploy.RefusedNotFound, Detail: fmt.Sprintf("no host is of group %q; cutover lb hosts lists them", group)}
 			}
 			for _, h := range list {
-				if group == "" || h.Group == group {
+				if h.Membership.Asked() && (group == "" || h.Group == group) {
 					names = append(names, h.Name)
 				}
 			}

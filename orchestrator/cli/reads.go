@@ -233,7 +233,7 @@ func (a *app) lbShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show [HOST]",
 		Short: "Show what is committed and what each host's proxy runs, side by side",
-		Long:  "Reads the running proxies now. Without HOST: every host.",
+		Long:  "Reads the running proxies now. Without HOST: every host that was admitted.",
 		Args:  cobra.MaximumNArgs(1),
 	}
 	conn := addConnection(cmd)
@@ -247,7 +247,9 @@ func (a *app) lbShowCommand() *cobra.Command {
 				return err
 			}
 			for _, h := range list {
-				names = append(names, h.Name)
+				if h.Membership.Asked() {
+					names = append(names, h.Name)
+				}
 			}
 		}
 		all := shown{Hosts: []wire.HostShow{}}

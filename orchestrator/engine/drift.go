@@ -33,6 +33,9 @@ func (e *Engine) HostDrift(ctx context.Context, name string) (api.HostDrift, err
 	if i < 0 {
 		return api.HostDrift{}, refused(deploy.RefusedNotFound, "there is no host %q: cutover lb hosts lists them", clip(name))
 	}
+	if err := asked(hosts[i]); err != nil {
+		return api.HostDrift{}, err
+	}
 	answer, err := e.ports.Coordinator.HostDrift(ctx, name)
 	if err != nil {
 		return api.HostDrift{}, refused(deploy.RefusedUnavailable, "host %s does not answer: %v", name, err)

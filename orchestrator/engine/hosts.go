@@ -186,6 +186,15 @@ func (e *Engine) HostHistory(ctx context.Context, limit int) ([]wire.HostChange,
 	return out, nil
 }
 
+// asked refuses to ask a Host to which nobody talks.
+func asked(h txn.HostInfo) error {
+	m := membershipInfo(h.Membership)
+	if m.Asked() {
+		return nil
+	}
+	return refused(deploy.RefusedState, "host %s is %s, not admitted, so nobody talks to it: cutover lb admit %s", h.Name, m.Standing, h.Name)
+}
+
 func membershipInfo(m txn.Membership) wire.Membership {
 	out := wire.Membership{
 		Standing: m.Standing, Drained: m.Drained, Announced: m.Announced, Source: m.Source, Notice: m.Notice, View: m.View, Policy: m.Policy, Actor: m.Actor, Reason: m.Reason, Proof: m.Proof, Waiting: m.Waiting,

@@ -349,6 +349,9 @@ func (e *Engine) ShowHost(ctx context.Context, name string) (api.HostShow, error
 	if i < 0 {
 		return api.HostShow{}, refused(deploy.RefusedNotFound, "there is no host %q: cutover lb hosts lists them", clip(name))
 	}
+	if err := asked(hosts[i]); err != nil {
+		return api.HostShow{}, err
+	}
 	answer, err := e.ports.Coordinator.ShowHost(ctx, name)
 	if err != nil {
 		return api.HostShow{}, refused(deploy.RefusedUnavailable, "host %s does not answer: %v", name, err)

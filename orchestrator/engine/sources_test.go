@@ -1,9 +1,12 @@
 package engine
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/cutover/cutover/orchestrator/txn"
 )
 
 // Monitoring sees that the catalog is away, and that an entry was not taken.
@@ -30,6 +33,16 @@ func TestSourcesAreMetrics(t *testing.T) {
 	for name, want := range map[string]float64{"cutover_catalog_readable": 0, "cutover_catalog_hosts": 1, "cutover_catalog_refused": 1} {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("%s is %v (%t), want %v", name, v, ok, want)
+		}
+	}
+}
+
+// Nobody asks a Host that was not admitted, and the refusal says what to do.
+func TestWhoIsAsked(t *testing.T) {
+	for standing, ok := range map[string]bool{"announced": false, "joining": true, "member": true, "excluded": true, "removed": false} {
+		err := asked(txn.HostInfo{Name: "lb1", Membership: txn.Membership{Standing: standing}})
+		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "cutover lb admit lb1") {
+			t.Errorf("%s: %v", standing, err)
 		}
 	}
 }

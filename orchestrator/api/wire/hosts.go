@@ -22,6 +22,9 @@ type Membership struct {
 	Waiting   string     `json:"waiting,omitempty" doc:"what a joining Host lacks to be a member"`
 }
 
+// Asked says whether the orchestrator talks to such a Host: neither to one that is only announced, nor to one that is removed.
+func (m Membership) Asked() bool { return m.Standing != "announced" && m.Standing != "removed" }
+
 // Source is a catalog that announces Hosts. What it says takes nobody out of a View.
 type Source struct {
 	Source  string     `json:"source" enum:"consul"`

@@ -128,8 +128,8 @@ func LBHosts(list wire.HostList, now time.Time, s Style) []string {
 		agent := s.good("connected")
 		switch {
 		case h.Connected:
-		case h.Membership.Standing == "announced" || h.Membership.Standing == "removed":
-			agent = "-" // nobody talks to it
+		case !h.Membership.Asked():
+			agent = "-"
 		default:
 			agent = s.bad("away")
 		}
