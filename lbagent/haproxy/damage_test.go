@@ -66,7 +66,7 @@ func TestADamagedFileKeepsNobodyFromStarting(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := tree.digest("shop")
+		got, err := tree.digest(t.Context(), "shop")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +107,7 @@ func TestADamagedFileKeepsNobodyFromStarting(t *testing.T) {
 		if now, err = os.ReadFile(path); err != nil || !bytes.Equal(now, good) {
 			t.Errorf("put right: %v\n%s\nwant\n%s", err, now, good)
 		}
-		if got, err = tree.digest("shop"); err != nil || got != digest {
+		if got, err = tree.digest(t.Context(), "shop"); err != nil || got != digest {
 			t.Errorf("digest %s, %v; want %s", got, err, digest)
 		}
 	})

@@ -217,8 +217,8 @@ func (d *Driver) Publish(ctx context.Context, want driver.Section) error {
 
 // PublishedDigest is driver.Digest of the published Section, computed from the files as they are on disk; a file that
 // is not as Publish wrote it gives a digest that equals no other.
-func (d *Driver) PublishedDigest(_ context.Context, app string) (string, error) {
-	return d.tree.digest(app)
+func (d *Driver) PublishedDigest(ctx context.Context, app string) (string, error) {
+	return d.tree.digest(ctx, app)
 }
 
 // Apps lists the Apps that have published files or servers in the running worker. Without a running worker it lists

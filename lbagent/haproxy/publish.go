@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -235,14 +236,13 @@ func parseMapFile(text []byte) map[string]string {
 
 // digest reads the App's published files back from disk and digests what HAProxy would load from them. It equals
 // driver.Digest of the published Section without its Warm upstreams, unless a file is not as publish wrote it.
-func (t *tree) digest(app string) (string, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (t *tree) digest(ctx context.Context, app string) (string, error) {
+	held := t.slotsOf(app)
 	s := driver.Section{App: app}
 	altered := sha256.New()
 	isAltered := false
-	for _, class := range slices.Sorted(maps.Keys(t.apps[app])) {
-		at := t.apps[app][class]
+	for _, class := range slices.Sorted(maps.Keys(held)) {
+		at := held[class]
 		text, err := os.ReadFile(t.o.mapFile(slotFile(at)))
 		if err != nil {
 			return "", fmt.Errorf("published digest of %s: %w", app, err)
@@ -254,22 +254,27 @@ func (t *tree) digest(app string) (string, error) {
 		altered.Write(text)
 		s.Upstreams = append(s.Upstreams, p.Upstreams...)
 	}
-	text, err := os.ReadFile(t.o.mapFile(routesMap))
+	table, err := t.onDisk.get(ctx, struct{}{}, t.readRoutes)
 	if err != nil {
 		return "", fmt.Errorf("published digest of %s: %w", app, err)
 	}
-	mine := mentionsAny(t.apps[app])
-	for line := range strings.Lines(string(text)) {
-		if !mine(line) {
-			continue
-		}
-		key, value, _ := strings.Cut(strings.TrimRight(line, "\n"), " ")
-		if r, to, ok := parseRoute(key, value); ok && holdsAny(t.apps[app], to.backends) {
-			s.Routes = append(s.Routes, r)
-		}
-	}
+	s.Routes = table.routesOf(held)
 	if isAltered {
 		return "altered:" + hex.EncodeToString(altered.Sum(nil)), nil
 	}
 	return driver.Digest(s), nil
+}
+
+// readRoutes reads routes.map from disk, once for all Apps that ask at the same time.
+func (t *tree) readRoutes(context.Context, struct{}) (*routeTable, error) {
+	text, err := os.ReadFile(t.o.mapFile(routesMap))
+	if err != nil {
+		return nil, err
+	}
+	var entries []mapEntry
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimRight(line, "\n"), " ")
+		entries = append(entries, mapEntry{key: key, value: value})
+	}
+	return newRouteTable(entries), nil
 }

@@ -43,6 +43,8 @@ type tree struct {
 	former    map[string]map[string]slot // App -> class -> the slot that it gave back last, if nobody else has taken it
 
 	files ownfile.Checker
+	// onDisk is routes.map as it is on disk.
+	onDisk shared[struct{}, *routeTable]
 }
 
 func slotFile(s slot) string { return "10-" + s.backend() + ".cfg" }

@@ -111,7 +111,7 @@ func TestPublishIsRightAtEveryRename(t *testing.T) {
 			} else if err != nil {
 				t.Fatal(err)
 			}
-			got, err := tree.digest("shop")
+			got, err := tree.digest(t.Context(), "shop")
 			if err != nil {
 				t.Fatal(err)
 			}
