@@ -102,8 +102,14 @@ type Registry struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	handler Handler
-	running map[string]context.CancelFunc
+	running map[string]watching
 	done    sync.WaitGroup
+}
+
+// watching is the goroutine of a Host's link, or of one that it had before: stop tells it to end, ended is closed when it has.
+type watching struct {
+	stop  context.CancelFunc
+	ended chan struct{}
 }
 
 var namePattern = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._-]{0,61}[a-zA-Z0-9])?$`)
@@ -123,7 +129,7 @@ func New(ctx context.Context, opts Options) (*Registry, error) {
 	}
 	r := &Registry{
 		opts: opts, groups: map[string]Group{}, views: map[string]View{}, members: map[string]Membership{}, links: map[string]*Link{},
-		running: map[string]context.CancelFunc{}, stored: map[string]string{},
+		running: map[string]watching{}, stored: map[string]string{},
 	}
 	for _, g := range opts.Groups {
 		if err := checkName("group", g.Name); err != nil {
@@ -369,9 +375,8 @@ func (r *Registry) relink(m Membership) {
 		r.run(r.links[m.Host])
 	case !m.Standing.linked() && l != nil:
 		delete(r.links, m.Host)
-		if cancel, ok := r.running[m.Host]; ok {
-			delete(r.running, m.Host)
-			cancel()
+		if w, ok := r.running[m.Host]; ok {
+			w.stop()
 		}
 		l.http.CloseIdleConnections()
 	}
@@ -394,10 +399,15 @@ func (r *Registry) run(l *Link) {
 		return
 	}
 	ctx, cancel := context.WithCancel(r.ctx)
-	r.running[l.host.Name] = cancel
+	before, ended := r.running[l.host.Name].ended, make(chan struct{})
+	r.running[l.host.Name] = watching{cancel, ended}
 	request := &lbagentv1.WatchRequest{Fence: r.fenceOf(l.host.Group), Drift: r.groups[l.host.Group].Drift.policy()}
 	r.done.Go(func() {
+		defer close(ended)
 		defer cancel()
+		if before != nil {
+			<-before // what an earlier link says last must not be taken for this one's
+		}
 		l.run(ctx, r.handler, request)
 	})
 }

@@ -240,3 +240,46 @@ func TestACertifiedStrangerIsNotConnected(t *testing.T) {
 		t.Fatalf("the host itself is not asked: %s", r.Link("lb6").Info().Problem)
 	}
 }
+
+// slowly is a Handler that takes its time to hear of an end.
+type slowly struct {
+	*events
+	release chan struct{}
+}
+
+func (s slowly) HostDisconnected(ctx context.Context, host string, reason string) {
+	<-s.release
+	s.events.HostDisconnected(ctx, host, reason)
+}
+
+// A Host that was removed and admitted again, elsewhere, is heard of in order: the old link's end before the new one's beginning.
+func TestAHostThatMovesIsHeardInOrder(t *testing.T) {
+	old, next := hosttest.Start(t, "lb1", "public"), hosttest.Start(t, "lb1", "public")
+	s := memstore.New()
+	r := open(t, s, registry.Host{Name: "lb1", Group: "public", AgentURL: old.URL})
+	e := slowly{newEvents(), make(chan struct{})}
+	r.Start(t.Context(), e)
+	defer r.Stop()
+	e.want(t, "lb1 connected")
+	become := func(standing registry.Standing, url string) {
+		t.Helper()
+		m, _ := r.Member("lb1")
+		m.Standing, m.AgentURL, m.Last.At = standing, url, time.Now()
+		ops, install := r.Change(m, "test")
+		rev, err := s.Commit(t.Context(), store.Fence{Epoch: 1}, ops...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		install(rev)
+	}
+	become(registry.Removed, old.URL)
+	become(registry.Joining, next.URL)
+	select {
+	case got := <-e.ch:
+		t.Errorf("event %q before the old link has ended", got)
+	case <-time.After(100 * time.Millisecond): // it cannot be waited for that nothing comes
+	}
+	close(e.release)
+	e.want(t, "lb1 disconnected")
+	e.want(t, "lb1 connected")
+}
