@@ -5,15 +5,11 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/http"
-	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -23,16 +19,6 @@ import (
 
 	"github.com/cutover/cutover/orchestrator/store"
 )
-
-// Host is one declared load-balancer Host. Names are unique in the cluster.
-type Host struct {
-	Name     string
-	Group    string
-	AgentURL string // of its lbagent: https, or http on a loopback address
-	// TLS is the client's configuration for https (mutual TLS: with the orchestrator's certificate); nil means the
-	// system's roots and no client certificate.
-	TLS *tls.Config
-}
 
 // Options of a Registry. Cluster, Store and Logger are required.
 type Options struct {
@@ -112,8 +98,6 @@ type watching struct {
 	ended chan struct{}
 }
 
-var namePattern = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._-]{0,61}[a-zA-Z0-9])?$`)
-
 // New reads who is a member, takes in what is declared, and makes the outcome durable before anybody relies on it. A Host that
 // is declared no longer stays what it is: only an operator takes it out, with proof that it gets no traffic.
 func New(ctx context.Context, opts Options) (*Registry, error) {
@@ -169,45 +153,6 @@ func (r *Registry) addGroup(g Group) {
 	g.Admit, g.Drift = cmp.Or(g.Admit, AdmitDeclared), cmp.Or(g.Drift, DriftRepair)
 	r.groups[g.Name] = g
 	r.views[g.Name] = View{Group: g.Name}
-}
-
-func checkName(what, name string) error {
-	if !namePattern.MatchString(name) {
-		return fmt.Errorf("%s name %q: use 1 to 63 letters, digits, '.', '_' or '-', with a letter or digit at both ends", what, name)
-	}
-	return nil
-}
-
-// CheckHost says what is wrong with a declaration.
-func CheckHost(h Host) error {
-	if err := checkName("host", h.Name); err != nil {
-		return err
-	}
-	if err := checkName("group", h.Group); err != nil {
-		return fmt.Errorf("host %s: %w", h.Name, err)
-	}
-	if err := checkURL(h.AgentURL); err != nil {
-		return fmt.Errorf("host %s: agent URL %q: %w", h.Name, h.AgentURL, err)
-	}
-	return nil
-}
-
-// checkURL refuses what would carry decisions in the clear over a network.
-func checkURL(raw string) error {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return fmt.Errorf("want http://ADDRESS:PORT or https://ADDRESS:PORT: %w", err)
-	}
-	if u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return errors.New("want http://ADDRESS:PORT or https://ADDRESS:PORT")
-	}
-	if u.Scheme == "http" {
-		ip := net.ParseIP(u.Hostname())
-		if u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			return errors.New("http is for loopback addresses only: use https with client certificates")
-		}
-	}
-	return nil
 }
 
 // load reads the Views and the Memberships of earlier terms.
