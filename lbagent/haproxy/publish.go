@@ -243,11 +243,11 @@ func (t *tree) digest(ctx context.Context, app string) (string, error) {
 	isAltered := false
 	for _, class := range slices.Sorted(maps.Keys(held)) {
 		at := held[class]
-		text, err := os.ReadFile(t.o.mapFile(slotFile(at)))
+		text, err := readOptional(t.o.mapFile(slotFile(at)))
 		if err != nil {
 			return "", fmt.Errorf("published digest of %s: %w", app, err)
 		}
-		p, err := parseSlotFile(text)
+		p, err := parseSlotFile(text) // no file is as little whole as an empty one
 		if err != nil || p.App != "" && p.App != app || !bytes.Equal(text, renderSlot(t.o, at, p)) {
 			isAltered = true
 		}

@@ -86,6 +86,16 @@ func (t *tree) load() error {
 	if err != nil {
 		return err
 	}
+	held, err := os.ReadDir(t.o.slotsDir())
+	if err != nil {
+		return err
+	}
+	for _, e := range held {
+		// Only a slot that has a file is ever assigned: where there is none, it is lost.
+		if s, ok := parseSlot(e.Name()); ok && !slices.Contains(files, t.o.mapFile(slotFile(s))) {
+			files = append(files, t.o.mapFile(slotFile(s)))
+		}
+	}
 	for _, path := range files {
 		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "10-"), ".cfg")
 		s, ok := parseSlot(name)
@@ -95,10 +105,6 @@ func (t *tree) load() error {
 		if err := t.loadSlot(s, path); err != nil {
 			return err
 		}
-	}
-	held, err := os.ReadDir(t.o.slotsDir())
-	if err != nil {
-		return err
 	}
 	for _, e := range held {
 		path := filepath.Join(t.o.slotsDir(), e.Name())
@@ -131,7 +137,8 @@ func (t *tree) load() error {
 // like any other, told by Survey and put right as the Group's policy says.
 func (t *tree) loadSlot(s slot, path string) error {
 	text, err := os.ReadFile(path)
-	if err != nil {
+	lost := errors.Is(err, os.ErrNotExist)
+	if err != nil && !lost {
 		return err
 	}
 	p, damage := parseSlotFile(text)
@@ -162,8 +169,10 @@ func (t *tree) loadSlot(s slot, path string) error {
 		if p.App = app; app == "" {
 			p = published{}
 		}
-		if err := t.setAside(path); err != nil {
-			return err
+		if !lost {
+			if err := t.setAside(path); err != nil {
+				return err
+			}
 		}
 		t.take(s, p)
 	default:
@@ -199,15 +208,14 @@ func (t *tree) holderOf(s slot, p published) (string, error) {
 	return app, nil
 }
 
-// slotOf is what the file of the slot says of a published Section.
+// slotOf is what the file of the slot says of a published Section: nothing, if all of its upstreams belong elsewhere.
 func slotOf(want driver.Section, s slot) published {
-	p := published{App: want.App}
-	for _, u := range withoutWarm(want).Upstreams {
-		if classOf(u.Health).name == s.class {
-			p.Upstreams = append(p.Upstreams, u)
-		}
+	all := withoutWarm(want).Upstreams
+	mine := slices.DeleteFunc(slices.Clone(all), func(u driver.Upstream) bool { return classOf(u.Health).name != s.class })
+	if len(mine) == 0 && len(all) > 0 {
+		return published{}
 	}
-	return p
+	return published{App: want.App, Upstreams: mine}
 }
 
 // complete writes what is missing: the Frame, the maps, the first pool.

@@ -248,7 +248,28 @@ func publishedGeneration(p paths) (uint64, error) {
 }
 
 func readGeneration(o Options, n uint64) (sections map[string]driver.Section, damaged []string, err error) {
-	return readSections(o, filepath.Join((paths{o.Dir}).tree(n), sectionsDir))
+	tree := (paths{o.Dir}).tree(n)
+	sections, damaged, err = readSections(o, filepath.Join(tree, sectionsDir))
+	if err != nil {
+		return nil, nil, err
+	}
+	entries, err := os.ReadDir(tree)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range entries {
+		// An App with a block has a Section: where there is none, its file is lost.
+		app, ok := strings.CutPrefix(strings.TrimSuffix(e.Name(), ".conf"), "app-")
+		if _, known := sections[app]; !ok || known || slices.Contains(damaged, app) {
+			continue
+		}
+		o.Logger.Warn("the published file of a Section is lost; the journal says what it should hold", "app", app, "generation", n)
+		damaged = append(damaged, app)
+		if s, ok := o.journaled(app); ok {
+			sections[app] = s
+		}
+	}
+	return sections, damaged, nil
 }
 
 // intactGeneration says whether every file of a generation is as it was written for the Sections.
