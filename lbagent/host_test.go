@@ -60,7 +60,8 @@ func (h *host) start() *host {
 	h.driver = h.proxy.driver()
 	level := slog.LevelInfo
 	a, err := New(Options{Name: "lb1", Group: "public", Cluster: "test", Dir: h.dir, Listen: "127.0.0.1:0", Driver: h.driver,
-		Version: "test", Logger: slog.New(slog.NewTextHandler(testWriter{h.t}, &slog.HandlerOptions{Level: level})), JournalFS: h.fs, JournalSize: 4 << 10, Frontend: h.frontend, ReadyListen: h.readyListen})
+		Version: "test", Logger: slog.New(slog.NewTextHandler(testWriter{h.t}, &slog.HandlerOptions{Level: level})), JournalFS: h.fs, JournalSize: 4 << 10, Frontend: h.frontend, ReadyListen: h.readyListen,
+		WatchProcess: func(int) (ProcessWatch, error) { return &lasting{closed: make(chan struct{})}, nil }})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -279,3 +280,10 @@ func (f *brokenFile) Sync() error {
 	}
 	return f.File.Sync()
 }
+
+// lasting watches a process of the fake proxy: it is none of this machine's, and its end is seen by reading.
+type lasting struct{ closed chan struct{} }
+
+func (l *lasting) Wait() bool { <-l.closed; return false }
+
+func (l *lasting) Close() { close(l.closed) }

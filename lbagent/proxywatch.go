@@ -1,7 +1,9 @@
 package lbagent
 
 import (
+	"errors"
 	"sync"
+	"syscall"
 
 	"github.com/cutover/cutover/lbagent/driver"
 )
@@ -33,9 +35,11 @@ func (w *proxyWatch) follow(p driver.Process) {
 	var watches []ProcessWatch
 	for _, pid := range []int{p.MasterPID, p.WorkerPID} {
 		watch, err := w.open(pid)
-		if err != nil {
+		if errors.Is(err, syscall.ESRCH) {
 			tell() // it has ended since it was read
-			continue
+		}
+		if err != nil {
+			continue // no descriptor is left, or an old kernel: then only readings tell
 		}
 		watches = append(watches, watch)
 		wg.Go(func() {
