@@ -334,7 +334,7 @@ func (w *world) publishedByTheJournal(d Durable) {
 		m := &stepper{s: w.s, now: w.now, ownLive: map[string]bool{}, ownAttempt: map[string]bool{}, reports: map[string]bool{}, lives: w.s.live.own()}
 		sum := m.wanted(app).pubSum
 		if p, ok := d.Published(app); ok && driver.Digest(p) != sum {
-			w.t.Fatal(fmt.Sprintf("%s: the journal says %+v, the machine wants %+v", app, p, *m.wanted(app).want))
+			w.t.Fatalf("%s: the journal says %+v, the machine wants %+v", app, p, *m.wanted(app).want)
 		} else if sec := d.Sections[app]; !ok && sec != nil && !sec.Stray {
 			w.t.Fatal("the journal does not say what " + app + " publishes")
 		}
