@@ -59,8 +59,9 @@ func (c *Conductor) watchDrain(d *drain) {
 	if d == nil || d.done {
 		return
 	}
-	d.done = len(c.waitingFor(d)) == 0
-	c.tellDrain(d)
+	waiting := c.waitingFor(d)
+	d.done = len(waiting) == 0
+	c.tellDrain(d, waiting)
 	if !d.done {
 		return
 	}
@@ -140,8 +141,8 @@ func (o *transaction) holds(ch *change, name string) bool {
 	return o.state.Holds(name, ch.target, ch.base.GetSection(), o.dead)
 }
 
-// tellDrain tells the Listener, once for every change, how far the drain is.
-func (c *Conductor) tellDrain(d *drain) {
+// tellDrain tells the Listener, once for every change, how far the drain is and which Hosts it waits for.
+func (c *Conductor) tellDrain(d *drain, waiting []string) {
 	names := sortedKeys(d.released)
 	if d.amendment != nil {
 		if len(names) == 0 || d.said(names, nil) {
@@ -152,7 +153,6 @@ func (c *Conductor) tellDrain(d *drain) {
 		c.opts.Listener.Amended(a)
 		return
 	}
-	waiting := c.waitingFor(d)
 	if d.said(names, waiting) && !d.done {
 		return
 	}
@@ -209,7 +209,7 @@ func (c *Conductor) Released(ctx context.Context, names []string) ([]string, err
 				return
 			}
 		}
-		held := c.heldNames()
+		held := c.held(names)
 		for _, name := range names {
 			if !held[name] {
 				out = append(out, name)
@@ -232,12 +232,21 @@ func (h *host) hasRead() bool {
 	return true
 }
 
-// heldNames are all names that may be in traffic somewhere.
-func (c *Conductor) heldNames() map[string]bool {
-	held := map[string]bool{}
+// held says which of the names may be in traffic somewhere. It looks at everything that is, which may be very many names, and
+// remembers only those that were asked for.
+func (c *Conductor) held(names []string) map[string]bool {
+	held := make(map[string]bool, len(names))
+	for _, name := range names {
+		held[name] = false
+	}
+	note := func(name string) {
+		if _, asked := held[name]; asked {
+			held[name] = true
+		}
+	}
 	for _, s := range c.sections {
 		for _, u := range s.upstreams() {
-			held[u.GetName()] = true
+			note(u.GetName())
 		}
 	}
 	for _, o := range c.txns {
@@ -246,7 +255,7 @@ func (c *Conductor) heldNames() map[string]bool {
 			for _, s := range []*lbagentv1.Section{ch.target, ch.base.GetSection()} {
 				for _, u := range s.GetUpstreams() {
 					if o.holds(ch, u.GetName()) {
-						held[u.GetName()] = true
+						note(u.GetName())
 					}
 				}
 			}
@@ -256,14 +265,14 @@ func (c *Conductor) heldNames() map[string]bool {
 		for _, r := range d.changes {
 			for _, name := range r.Retired {
 				if !d.released[name] {
-					held[name] = true
+					note(name)
 				}
 			}
 		}
 	}
 	for _, a := range c.amends {
 		for _, name := range a.heldNames() {
-			held[name] = true
+			note(name)
 		}
 	}
 	for _, h := range c.hosts {
@@ -273,7 +282,7 @@ func (c *Conductor) heldNames() map[string]bool {
 		for _, s := range h.reports.Sections {
 			for _, row := range s.GetEvidence().GetUpstreams() {
 				if !row.GetDrained() || row.GetRegistered() {
-					held[row.GetName()] = true
+					note(row.GetName())
 				}
 			}
 		}

@@ -161,7 +161,7 @@ func (c *Conductor) Outcome(ctx context.Context, id string) (txn.Status, bool, e
 			at := slices.IndexFunc(u.parts, func(p *part) bool { return p.id == id })
 			status, found = c.statusOf(o, u, u.parts[at]), true
 			if d := c.drains[id]; d != nil {
-				c.tellDrain(d)
+				c.tellDrain(d, c.waitingFor(d))
 			}
 			return
 		}
@@ -171,9 +171,10 @@ func (c *Conductor) Outcome(ctx context.Context, id string) (txn.Status, bool, e
 		}
 		status, found = past.Status.status(), true
 		if d := c.drains[id]; d != nil {
-			c.tellDrain(d)
+			c.tellDrain(d, c.waitingFor(d))
 		} else if status.Phase == txn.Committed {
-			c.tellDrain(pastDrain(id, past))
+			d := pastDrain(id, past)
+			c.tellDrain(d, c.waitingFor(d))
 		}
 	})
 	if err != nil || found {
