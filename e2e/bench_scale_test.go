@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime/pprof"
 	"strconv"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/cutover/cutover/lbagent"
+	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/simulated"
 	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/txn"
@@ -80,12 +82,21 @@ func (l *leader) restarts(apps int) []time.Duration {
 // simulatedHosts starts n lbagents of Group "public" on simulated proxies, and stops them with the benchmark.
 func simulatedHosts(b testing.TB, n int) []registry.Host {
 	b.Helper()
+	return hostsOn(b, b.TempDir(), n, func() driver.Driver { return simulated.New(simulated.HAProxy()) })
+}
+
+// hostsOn is simulatedHosts with other proxies, and with what each Host knows in a folder of dir.
+func hostsOn(b testing.TB, dir string, n int, proxy func() driver.Driver) []registry.Host {
+	b.Helper()
 	var out []registry.Host
 	for i := range n {
 		name := fmt.Sprintf("sim-%02d", i)
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+			b.Fatal(err)
+		}
 		agent, err := lbagent.New(lbagent.Options{
-			Name: name, Group: "public", Cluster: "dev", Dir: b.TempDir(), Listen: "127.0.0.1:0",
-			Driver: simulated.New(simulated.HAProxy()), Logger: slog.New(slog.DiscardHandler),
+			Name: name, Group: "public", Cluster: "dev", Dir: filepath.Join(dir, name), Listen: "127.0.0.1:0",
+			Driver: proxy(), Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			b.Fatal(err)

@@ -149,6 +149,7 @@ func BenchmarkBars(b *testing.B) {
 		b.Run("prepare-"+kind, func(b *testing.B) { benchPrepare(b, t, kind) })
 	}
 	b.Run("scale", func(b *testing.B) { benchScale(b, t) })
+	b.Run("restart", func(b *testing.B) { benchRestart(b, t) })
 	b.Run("growth", func(b *testing.B) { benchGrowth(b, t) })
 	b.Run("sustained", func(b *testing.B) { benchSustained(b, t) })
 	b.Run("memory", func(b *testing.B) { benchMemory(b, t) })
