@@ -223,12 +223,14 @@ func TestDrillTheOrchestratorsDiskIsFull(t *testing.T) {
 		}
 	}
 	disk.free()
-	var status struct {
+	type appStatus struct {
 		deploy.AppView
 		Deploy deploy.View `json:"deploy"`
 	}
+	var status appStatus
 	d.poll(generous, "the orchestrator is back, and the last deploy has ended", func() bool {
 		res := d.background("status", "shop", "-o", "json").wait()
+		status = appStatus{} // what is not in the answer is empty
 		return res.Code == 0 && json.Unmarshal([]byte(res.Stdout), &status) == nil && status.OpenDeploy == "" && status.Deploy.State != deploy.Running
 	})
 	t.Logf("%d deploys on a full disk, told %v; then the last is %s (%s), committed is %s", len(ids), told, status.Deploy.State, status.Deploy.Reason, status.Version)
