@@ -7,7 +7,6 @@ import (
 
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/participant"
-	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/txn"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
@@ -301,11 +300,14 @@ func (w *world) good() bool {
 	if l == nil || len(w.leaders) != 1 || len(l.txns)+len(l.amends) > 0 {
 		return false
 	}
+	if !w.allIn(l) {
+		return false
+	}
 	for i, h := range w.hosts {
 		if h.watch != l.epoch || len(h.disk.Txns) > 0 || len(h.works) > 0 || h.slow || h.away || h.m.Broken != nil {
 			return false
 		}
-		if l.hosts[i].member.Standing != registry.Member || l.hosts[i].syncing != 0 {
+		if l.hosts[i].syncing != 0 {
 			return false
 		}
 		for app := range apps {

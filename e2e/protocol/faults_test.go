@@ -66,9 +66,12 @@ func (w *world) faults(add func(k kind, at, arg int)) {
 		}
 		if b.exclude > 0 && len(w.leaders) == 1 && w.newest().hosts[i].counts() {
 			add(mExclude, i, 0)
-			if w.newest().views[groupIndex(w.hostGroup(i))].members() > 1 {
+			if w.sc.budget.drain == 0 && w.newest().views[groupIndex(w.hostGroup(i))].members() > 1 {
 				add(mExclude, i, 1)
 			}
+		}
+		if b.drain > 0 && len(w.leaders) == 1 && w.newest().hosts[i].member.InTraffic() {
+			add(mDrain, i, 0)
 		}
 		if b.slow > 0 && h.watch != 0 && !h.slow {
 			add(mSlow, i, 0)
@@ -170,6 +173,9 @@ func (w *world) applyFault(m move) {
 		w.host(at).away = true
 		w.say("%s cannot be reached", hostName(at))
 		w.unlinked(at)
+	case mDrain:
+		b.drain--
+		w.askMember(w.lead(w.newest().epoch), at, txn.MemberAsk{Verb: txn.DrainHost, Host: hostName(at), Actor: "operator", Reason: "it is repaired"})
 	case mExclude:
 		b.exclude--
 		ask := txn.MemberAsk{Verb: txn.Exclude, Host: hostName(at), Actor: "operator", Reason: "it is repaired", Sure: arg == 1}

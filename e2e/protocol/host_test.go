@@ -74,8 +74,9 @@ type host struct {
 	// held are the Apps of reports that have not reached the leader yet; slow: they do not for now.
 	held uint8
 	slow bool
-	// away: nothing comes to it or from it. out: no client comes to it.
+	// away: nothing comes to it or from it. out: no client comes to it, since quiet.
 	away, out bool
+	quiet     time.Time
 
 	// The proxy: what runs, what is published, which process, sessions on each upstream, whose checks fail.
 	run, files [2]*driver.Section
@@ -439,6 +440,9 @@ func (w *world) deliverRequest(msg *message) {
 	h.callers = append(h.callers, caller{token, msg})
 	w.say("%s gets %s", hostName(msg.host), msg)
 	w.hear(msg.host, msg.event(token))
+	if msg.call == callTraffic {
+		w.ordered(msg.host)
+	}
 	if stale {
 		after := w.hosts[msg.host]
 		if after.disk.Epoch != before.Epoch || len(after.works) != works || !sameDurable(before, after.disk) {

@@ -53,6 +53,8 @@ type seen struct {
 	up      bool
 	downAt  time.Time
 	member  registry.Membership
+	traffic traffic // as it reported last
+	direct  uint32  // the call that tells it whether it may get traffic, or 0
 	reports txn.HostReports
 	syncing uint32 // the call that is under way, or 0
 	settle  uint32
@@ -174,6 +176,8 @@ func (w *world) orphaned(m *message) bool {
 	switch m.call {
 	case callSync:
 		return l.hosts[m.host].syncing != m.try
+	case callTraffic:
+		return l.hosts[m.host].direct != m.try
 	case callSettleCommit, callSettleAbort:
 		return l.hosts[m.host].settle != m.try
 	case callRemove, callInsert:

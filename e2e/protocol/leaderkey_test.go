@@ -57,6 +57,8 @@ func (l *leader) hostKey(k *keyBuilder, i int) {
 	s := &l.hosts[i]
 	k.flags(s.up, s.syncing != 0, s.settle != 0, s.tries > 0, s.reports.Known)
 	k.text(string(s.member.Standing))
+	k.num(uint64(s.traffic.order))
+	k.flags(s.member.Drained, s.direct != 0, s.traffic.proves(), s.traffic.quiet.IsZero())
 	k.at(s.syncAt)
 	if !s.up {
 		k.at(s.downAt)

@@ -115,8 +115,15 @@ func (w *world) tellExcluded(l *leader, o *open) {
 // askMember is what an operator asks of the leader.
 func (w *world) askMember(l *leader, i int, ask txn.MemberAsk) {
 	w.say("an operator asks the leader of epoch %d to %s %s%s", l.epoch, ask.Verb, hostName(i), map[bool]string{true: ": he knows that it gets no traffic"}[ask.Sure])
-	if _, _, err := w.decideMember(l, i, ask); err != nil {
+	m, changed, err := w.decideMember(l, i, ask)
+	if err != nil {
 		w.say("it is refused: %v", err)
+		return
+	}
+	if (m.Standing == registry.Member) == l.hosts[i].counts() { // it changes no View, so it waits for nothing
+		if changed {
+			w.changeMember(l, i, m)
+		}
 		return
 	}
 	w.queueAsk(l, memberAsk{i, ask})
@@ -152,8 +159,7 @@ func (w *world) decideMember(l *leader, i int, ask txn.MemberAsk) (registry.Memb
 			others++
 		}
 	}
-	// No Host of this world is drained, so none proves by its report that it gets no traffic.
-	return registry.Decide(ask, &old, registry.Seen{Connected: s.up, SentAt: w.now, Others: others}, w.now)
+	return registry.Decide(ask, &old, registry.Seen{Connected: s.up, SentAt: s.traffic.at, Traffic: s.traffic.report(), Others: others}, w.now)
 }
 
 // lacks: something keeps a joining Host from being a member.
@@ -215,11 +221,12 @@ func (w *world) changeMember(l *leader, i int, m registry.Membership) {
 	if w.commit(l, ops...) != nil {
 		return
 	}
-	w.say("the leader of epoch %d has recorded that %s is %s", l.epoch, hostName(i), m.Standing)
+	w.say("the leader of epoch %d has recorded that %s is %s%s", l.epoch, hostName(i), m.Standing, map[bool]string{true: ", drained"}[m.Drained])
 	if w.burn(leaderDies, "the leader of epoch %d dies when the membership is recorded", l.epoch) {
 		w.leaderDied(l)
 		return
 	}
+	was := l.hosts[i].member
 	w.loadMembers(l)
 	switch m.Standing {
 	case registry.Excluded:
@@ -236,14 +243,19 @@ func (w *world) changeMember(l *leader, i int, m registry.Membership) {
 			w.advanceAmend(l, a)
 		}
 	case registry.Member:
+		if was.Standing == registry.Member {
+			break // it is drained, or is not any more: what follows is told to it
+		}
 		h := w.host(i)
 		for app := range apps {
 			if w.holds(i, app) && !w.routesAsCommitted(h, app, l.secs[app].sec) {
 				w.violate("ALL-OR-OLD", "%s is a member again, and runs %s, which is not what is committed", hostName(i), modes(h.run[app]))
 			}
 		}
-		h.out = false
-		w.say("clients come to %s again", hostName(i))
+		if h.out && h.disk.Traffic.Order != participant.TrafficOut {
+			h.out = false
+			w.say("clients come to %s again", hostName(i))
+		}
 	default:
 	}
 	if !l.over {

@@ -29,6 +29,9 @@ const (
 	mKill                // the leader at orders upstream arg killed
 	mOver                // an old leader learns that its term is over
 	mReadmit             // an operator readmits Host at
+	mLeave               // the balancer before Host at sees that it is not ready: no client comes to it any more
+	mTell                // Host at tells what traffic it gets
+	mDirect              // the leader tells Host at whether it may get traffic
 	mHeal                // nothing else happens: checks pass again on Host at, or its journal can be written
 	mBack                // nothing else happens: Host at can be reached again
 	mTime                // nothing else happens: time passes
@@ -52,6 +55,7 @@ const (
 	mRefused
 	mAway
 	mExclude // Host at; arg 1: the operator has taken it out of traffic, and says so
+	mDrain
 )
 
 // move is one step of the world. fuse cuts it short: a process dies at that point of it.
@@ -112,6 +116,9 @@ func (w *world) moves() []move {
 			add(mSession, i, 0)
 		}
 	}
+	if l != nil && w.sc.budget.drain > 0 {
+		w.trafficMoves(l, add)
+	}
 	quiet := len(out) == 0
 	if l != nil {
 		if w.budget.again > 0 && len(l.ended) > 0 && w.sc.together == alone && l.ended[len(l.ended)-1].phase == txn.RolledBack && len(l.txns) == 0 && !w.dead[upB] && !w.ended(l, "t2") {
@@ -121,7 +128,8 @@ func (w *world) moves() []move {
 			add(mReplace, 0, 0)
 		}
 		for i := range w.hosts {
-			if l.hosts[i].member.Standing == registry.Excluded && !slices.ContainsFunc(l.asks, func(a memberAsk) bool { return a.host == i }) {
+			m := l.hosts[i].member
+			if (m.Standing == registry.Excluded || m.Drained) && !slices.ContainsFunc(l.asks, func(a memberAsk) bool { return a.host == i }) {
 				add(mReadmit, i, 0)
 			}
 		}
@@ -198,6 +206,9 @@ func (w *world) lost(l *leader, i int) []*message {
 		}
 	}
 	s := &l.hosts[i]
+	if s.direct != 0 {
+		check(&message{epoch: l.epoch, host: i, call: callTraffic, try: s.direct})
+	}
 	if s.syncing != 0 {
 		check(&message{epoch: l.epoch, host: i, call: callSync, try: s.syncing})
 	}
@@ -297,6 +308,17 @@ func (w *world) apply(m move) {
 		w.leaderDied(w.lead(w.leaders[0].epoch))
 	case mReadmit:
 		w.askMember(w.lead(w.newest().epoch), at, txn.MemberAsk{Verb: txn.Readmit, Host: hostName(at), Actor: "operator", Reason: "it is repaired"})
+	case mLeave:
+		h := w.host(at)
+		h.out, h.quiet, h.sessions, h.unread = true, w.now, [upstreams]uint8{}, true
+		w.say("the balancer sees that %s is not ready: no client comes to it any more", hostName(at))
+		w.settle(at)
+	case mTell:
+		l := w.lead(w.newest().epoch)
+		l.hosts[at].traffic = w.hosts[at].traffic(w.now)
+		w.say("%s tells the leader of epoch %d what traffic it gets", hostName(at), l.epoch)
+	case mDirect:
+		w.direct(w.lead(w.newest().epoch), at)
 	case mBack:
 		w.isBack(at)
 	case mHeal:

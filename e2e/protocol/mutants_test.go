@@ -1,6 +1,7 @@
 package protocol
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,8 @@ type mutant struct {
 	file         string
 	old, patched string
 	scenario     scenario
+	// chance: with the mistake a Host does by chance one thing or another, so the story differs; what it ends with does not.
+	chance bool
 }
 
 var mutants = []mutant{
@@ -143,6 +146,7 @@ var mutants = []mutant{
 		name: "amendment-passes-an-open-transaction", file: "lbagent/participant/amend.go",
 		old: "	case inserts && open != nil:\n", patched: "	case inserts && open != nil && false:\n",
 		scenario: scenario{hosts: 2, budget: budget{insert: 1, abort: 1, pause: 1}},
+		chance:   true, // which of two open transactions on one Section is looked at first
 	},
 	{
 		name: "restore-to-nothing", file: "lbagent/participant/restore.go",
@@ -178,6 +182,11 @@ var mutants = []mutant{
 		name: "exclusion-without-proof", file: "orchestrator/registry/asks.go",
 		old: "			if proof == nil {\n", patched: "			if proof == nil && missing == \"\" {\n",
 		scenario: scenario{hosts: 2, budget: budget{exclude: 1}},
+	},
+	{
+		name: "report-from-before-the-readmission-proves", file: "orchestrator/registry/asks.go",
+		old: "	case inTraffic, t.GetOrder()", patched: "	case t.GetOrder()",
+		scenario: scenario{hosts: 2, idle: true, budget: budget{drain: 1, exclude: 1}},
 	},
 	{
 		name: "unproven-host-owes-nothing", file: "orchestrator/txn/step.go",
@@ -291,6 +300,10 @@ func tryMutant(t *testing.T, m mutant) {
 		t.Fatalf("there is no story of this mutant: run go test ./e2e/protocol -run Mutants -update\n%s", got)
 	} else if err != nil {
 		t.Fatal(err)
+	}
+	if m.chance {
+		want, _, _ = bytes.Cut(want, []byte("\n"))
+		got, _, _ = bytes.Cut(got, []byte("\n"))
 	}
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
 		t.Errorf("the mutant is found by another story (-want +got); if that is as it should be, run with -update:\n%s", diff)

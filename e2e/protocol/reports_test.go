@@ -144,6 +144,9 @@ func (w *world) answered(m *message) {
 	case callSync:
 		w.synced(l, i, m)
 		return
+	case callTraffic:
+		l.hosts[i].direct = 0
+		return
 	case callSettleCommit, callSettleAbort:
 		l.hosts[i].settle = 0
 		if a.Refusal == nil {
@@ -393,6 +396,8 @@ func (w *world) noAnswer(m *message) {
 	case callSync:
 		s.syncing = 0
 		w.refresh(l, m.host)
+	case callTraffic:
+		s.direct = 0
 	case callSettleCommit, callSettleAbort:
 		s.settle = 0
 		w.refresh(l, m.host)

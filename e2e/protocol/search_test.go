@@ -49,9 +49,11 @@ func newWorld(sc scenario) *world {
 	for i := range sc.hosts {
 		w.connect(i)
 	}
-	if sc.together == alone {
+	switch {
+	case sc.idle:
+	case sc.together == alone:
 		w.begin(w.lead(1), "t1")
-	} else {
+	default:
 		w.begin(w.lead(1), "t1", "t2")
 	}
 	w.flush()
@@ -97,6 +99,7 @@ type scenario struct {
 	sessions bool
 	together together
 	split    bool       // shop and cart belong to two Groups, with half of the Hosts each
+	idle     bool       // nobody proposes anything
 	bad      bool       // every proxy's checker refuses d
 	policy   txn.Policy // of the Groups
 }
@@ -165,6 +168,8 @@ var scenarios = []scenario{
 	{name: "three hosts, 60 percent, away, again", hosts: 3, policy: txn.Policy{Percent: 60}, budget: budget{away: 1, again: 1}},
 	{name: "away", hosts: 2, budget: budget{away: 1}},
 	{name: "exclusion", hosts: 2, budget: budget{exclude: 1}},
+	{name: "drained, exclusion", hosts: 2, budget: budget{drain: 1, exclude: 1}},
+	{name: "drained, exclusion, nothing proposed", hosts: 2, idle: true, budget: budget{drain: 1, exclude: 1, leader: 1}},
 	{name: "exclusion, abort", hosts: 2, budget: budget{exclude: 1, abort: 1}},
 	{name: "exclusion, away", hosts: 2, budget: budget{exclude: 1, away: 1}},
 	{name: "exclusion, leader dies", hosts: 2, budget: budget{exclude: 1, leader: 1}},

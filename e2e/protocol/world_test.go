@@ -44,6 +44,7 @@ type budget struct {
 	disk    uint8 // a Host's journal cannot be written; what was to be written may be there all the same
 	away    uint8 // a Host cannot be reached for a while
 	exclude uint8 // an operator asks for an exclusion
+	drain   uint8 // an operator takes a Host out of traffic, to prove that it gets none
 }
 
 // world is one state of everything.
@@ -145,9 +146,10 @@ const (
 	callRemove // Amendments
 	callInsert
 	callSync
+	callTraffic
 )
 
-var callNames = [...]string{"Hello", "Prepare", "Activate", "Verify", "Commit", "Abort", "Commit", "Abort", "Amend", "Amend", "Sync"}
+var callNames = [...]string{"Hello", "Prepare", "Activate", "Verify", "Commit", "Abort", "Commit", "Abort", "Amend", "Amend", "Sync", "SetTraffic"}
 
 // message is a request on its way, or the answer to it on its way back. Never changed once it is on the wire.
 type message struct {
@@ -193,6 +195,9 @@ func (m *message) event(to participant.Token) participant.Event {
 	case participant.Sync:
 		ev.To = to
 		return ev
+	case participant.SetTraffic:
+		ev.To = to
+		return ev
 	default:
 		panic(fmt.Sprintf("a request of type %T", ev))
 	}
@@ -208,7 +213,7 @@ func answerText(m *message, a *participant.Answer) string {
 	}
 	yes := map[call]string{callPrepare: "READY", callActivate: "VERIFIED", callVerify: "VERIFIED", callCommit: "COMMITTED",
 		callSettleCommit: "COMMITTED", callAbort: "ABORTED", callSettleAbort: "ABORTED", callRemove: "AMENDED", callInsert: "AMENDED",
-		callSync: "SYNCED"}[m.call]
+		callSync: "SYNCED", callTraffic: "DONE"}[m.call]
 	return yes + m.what
 }
 
@@ -392,6 +397,8 @@ func (w *world) hostKey(i int) []byte {
 		k.text(digestOf(h.files[app]))
 	}
 	k.num(h.watch, uint64(h.held), uint64(h.pid))
+	k.num(uint64(h.disk.Traffic.Order))
+	k.at(h.quiet)
 	k.flags(h.slow, h.unread, h.away, h.out, w.sc.split && i*2 >= len(w.hosts))
 	for n := range upNames {
 		k.num(uint64(h.sessions[n]))

@@ -24,8 +24,9 @@ type Seen struct {
 	Others int
 }
 
-// proof says why the Host gets no traffic, or what is missing for that.
-func (s Seen) proof(ask txn.MemberAsk) (*Proof, string) {
+// proof says why the Host gets no traffic, or what is missing for that. One that may be in traffic has no proof, whatever it
+// reported last: that may be of the time before it was let in again.
+func (s Seen) proof(ask txn.MemberAsk, inTraffic bool) (*Proof, string) {
 	if ask.Sure {
 		return &Proof{Kind: ProofDeclared, Text: ask.Actor + " knows that it gets no traffic: " + ask.Reason}, ""
 	}
@@ -37,7 +38,7 @@ func (s Seen) proof(ask txn.MemberAsk) (*Proof, string) {
 	switch {
 	case !s.Connected:
 		return nil, "it does not answer, so it cannot say that it gets no traffic"
-	case t.GetOrder() != lbagentv1.TrafficOrder_TRAFFIC_ORDER_OUT || t.GetReady():
+	case inTraffic, t.GetOrder() != lbagentv1.TrafficOrder_TRAFFIC_ORDER_OUT || t.GetReady():
 		return nil, "it is in traffic as far as is known: it was not drained"
 	case !t.GetCounted():
 		return nil, "it cannot count its client connections"
@@ -131,7 +132,7 @@ func change(ask txn.MemberAsk, m Membership, seen Seen) (Membership, bool, error
 		case m.Standing == Announced && to == Excluded:
 			return m, false, memberRefused(txn.MemberState, "host %s was never admitted: there is nothing to exclude", m.Host)
 		case m.Standing == Joining || m.Standing == Member:
-			proof, missing := seen.proof(ask)
+			proof, missing := seen.proof(ask, m.InTraffic())
 			if proof == nil {
 				return m, false, memberRefused(txn.MemberNoProof, "host %s may get traffic: %s; take it out of traffic with `cutover lb drain %s --reason TEXT`, "+
 					"or say --i-know-it-gets-no-traffic if you have taken it out by other means", m.Host, missing, m.Host)
