@@ -19,6 +19,7 @@ import (
 
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/simulated"
+	"github.com/cutover/cutover/mesosframework/localmesos/manytasks"
 	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/auth"
 	"github.com/cutover/cutover/orchestrator/client"
@@ -32,7 +33,7 @@ import (
 // its next step, with 1,000 Apps of 20 tasks.
 //
 // What runs: `cutover orchestrator` as in production on its bbolt store, killed with -9 and started again; in the benchmark's
-// process the Mesos of bench_mesos_test.go, and lbagents as in production on simulated proxies. All of it shares this
+// process the Mesos of package manytasks, and lbagents as in production on simulated proxies. All of it shares this
 // machine's processors; what the orchestrator itself needs of them is printed beside.
 //
 // The open Deploys are a quarter each: launching, their tasks began to run while nobody led; checking, their tasks became
@@ -54,7 +55,7 @@ func benchRestart(b *testing.B, t *table) {
 		open := o.leaveOpen(round)
 		o.kill()
 		killed := time.Now()
-		o.mesos.release()
+		o.mesos.Release()
 		started := o.start()
 		answered = append(answered, ms(time.Since(started)))
 		var slowest time.Duration
@@ -89,7 +90,7 @@ const (
 // quickProxy is a simulated proxy whose own checks are quick, however seldom the prober asks, or take for ever.
 type quickProxy struct {
 	*simulated.Driver
-	mesos *manyTasks
+	mesos *manytasks.Cluster
 }
 
 // Converge implements driver.Driver.
@@ -97,7 +98,7 @@ func (p *quickProxy) Converge(ctx context.Context, want driver.Section) error {
 	want.Upstreams = slices.Clone(want.Upstreams)
 	for i := range want.Upstreams {
 		want.Upstreams[i].Health.Interval = 50 * time.Millisecond
-		if p.mesos.holds(want.App) == holdWarm {
+		if p.mesos.Holds(want.App) == manytasks.HoldWarm {
 			want.Upstreams[i].Health.Interval = time.Hour
 		}
 	}
@@ -109,14 +110,14 @@ type wholeOrchestrator struct {
 	testing.TB
 	dir   string
 	args  []string
-	mesos *manyTasks
+	mesos *manytasks.Cluster
 	api   *client.Client
 	cmd   *exec.Cmd
 }
 
 func newWholeOrchestrator(b testing.TB, hosts int) *wholeOrchestrator {
 	b.Helper()
-	o := &wholeOrchestrator{TB: b, dir: b.TempDir(), mesos: newManyTasks(b)}
+	o := &wholeOrchestrator{TB: b, dir: b.TempDir(), mesos: manytasks.New(b)}
 	var declared strings.Builder
 	declared.WriteString("hosts:\n")
 	for _, h := range hostsOn(b, o.path("hosts"), hosts, func() driver.Driver { return &quickProxy{simulated.New(simulated.HAProxy()), o.mesos} }) {
@@ -141,7 +142,7 @@ func newWholeOrchestrator(b testing.TB, hosts int) *wholeOrchestrator {
 		b.Fatal(err)
 	}
 	b.Cleanup(o.api.Close)
-	o.args = []string{"orchestrator", "--data-dir", o.path("data"), "--cluster", "dev", "--listen", listen, "--mesos", o.mesos.url,
+	o.args = []string{"orchestrator", "--data-dir", o.path("data"), "--cluster", "dev", "--listen", listen, "--mesos", o.mesos.URL,
 		"--hosts", o.path("hosts.yaml"), "--tokens", o.path("tokens.json"), "--tls-dir", "", "--log-level", "warn"}
 	b.Cleanup(func() {
 		o.kill()
@@ -236,7 +237,7 @@ func (o *wholeOrchestrator) multiply(n int) {
 	if err != nil {
 		o.Fatal(err)
 	}
-	deploys, agents := last[0].DeployID[:4], o.mesos.agents[0].id[:8]
+	deploys, agents := last[0].DeployID[:4], o.mesos.AgentID()[:8]
 	o.kill()
 	st, err := boltstore.Open(filepath.Join(o.path("data"), "state.db"), boltstore.Options{})
 	if err != nil {
@@ -279,7 +280,7 @@ func (o *wholeOrchestrator) multiply(n int) {
 			}
 			write() // what decides and the rest are never in one Commit
 		}
-		o.mesos.copies(rename)
+		o.mesos.Copy(rename)
 	}
 	if err := errors.Join(term.Release(), st.Close()); err != nil {
 		o.Fatal(err)
@@ -318,12 +319,12 @@ func (o *wholeOrchestrator) awaitStep(ctx context.Context, id string, step deplo
 var openSteps = []struct {
 	step  deploy.StepName
 	state deploy.State
-	hold  hold
+	hold  manytasks.Hold
 }{
-	{deploy.StepLaunching, deploy.Running, holdStart},
-	{deploy.StepChecking, deploy.Running, holdHealth},
-	{deploy.StepPreparing, deploy.Running, holdWarm},
-	{deploy.StepKilling, deploy.Succeeded, holdEnd},
+	{deploy.StepLaunching, deploy.Running, manytasks.HoldStart},
+	{deploy.StepChecking, deploy.Running, manytasks.HoldHealth},
+	{deploy.StepPreparing, deploy.Running, manytasks.HoldWarm},
+	{deploy.StepKilling, deploy.Succeeded, manytasks.HoldEnd},
 }
 
 // leaveOpen starts Deploys and returns their ids when each is in the step that it is to be found in.
@@ -334,7 +335,7 @@ func (o *wholeOrchestrator) leaveOpen(round int) []string {
 	for i := range ids {
 		s := openSteps[i%len(openSteps)]
 		app := fmt.Sprintf("app-%04d", round*len(ids)+i)
-		o.mesos.hold(app, s.hold)
+		o.mesos.Hold(app, s.hold)
 		g.Go(func() error {
 			v, err := o.api.Submit(ctx, manySpec(app, "v2"), client.Change{})
 			if err != nil {

@@ -1,4 +1,4 @@
-package e2e
+package manytasks
 
 import (
 	"bytes"
@@ -23,27 +23,28 @@ import (
 	"github.com/cutover/cutover/mesosframework/localmesos/resource"
 )
 
-// manyTasks is a Mesos for more tasks than one machine has processes: the local master, and agents whose tasks are entries
-// of a table. Each task answers its health check at its own address and port, from this process.
-type manyTasks struct {
+// Cluster is the master with its agents. Its methods are safe for concurrent use.
+type Cluster struct {
 	testing.TB
 	master *master.Master
-	url    string
+	// URL is the master's host:port.
+	URL string
 
 	mu         sync.Mutex
 	agents     []*tableAgent
 	frameworks []mesos.FrameworkInfo // the one that has tasks
-	held       map[string]hold       // by App
+	held       map[string]Hold       // by App
 }
 
-// hold is what the tasks of an App are kept from until release.
-type hold int
+// Hold is what the tasks of an App are kept from until Release.
+type Hold int
 
+// The holds.
 const (
-	holdStart  hold = iota + 1 // they are launched and do not run
-	holdHealth                 // they run and are not healthy
-	holdWarm                   // they are healthy, and no proxy finds out
-	holdEnd                    // they are told to end and do not
+	HoldStart  Hold = iota + 1 // they are launched and do not run
+	HoldHealth                 // they run and are not healthy
+	HoldWarm                   // they are healthy, and no proxy finds out
+	HoldEnd                    // they are told to end and do not
 )
 
 // The size of one agent.
@@ -53,16 +54,16 @@ const (
 	firstTablePort = 21000 // where no agent of a local Mesos has its ports
 )
 
-// newManyTasks starts the master and its agents, and stops them with the benchmark.
-func newManyTasks(b testing.TB) *manyTasks {
+// New starts the master and its agents, and stops them with the benchmark.
+func New(b testing.TB) *Cluster {
 	b.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	m := &manyTasks{TB: b, url: ln.Addr().String(), held: map[string]hold{}}
+	m := &Cluster{TB: b, URL: ln.Addr().String(), held: map[string]Hold{}}
 	m.master, err = master.New(master.Options{
-		Addr: m.url, AllocationInterval: time.Second, HeartbeatInterval: 15 * time.Second, PingTimeout: time.Hour, MaxPings: 5,
+		Addr: m.URL, AllocationInterval: time.Second, HeartbeatInterval: 15 * time.Second, PingTimeout: time.Hour, MaxPings: 5,
 		Version: "1.11.0-table", Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -93,7 +94,7 @@ type keptAgent struct {
 }
 
 // register adds agents, and returns when the master knows them.
-func (m *manyTasks) register(agents []keptAgent) {
+func (m *Cluster) register(agents []keptAgent) {
 	m.Helper()
 	set, err := resource.Parse(fmt.Sprintf("cpus:1000;mem:1000000;disk:1000000;ports:[%d-%d]", firstTablePort, firstTablePort+portsPerAgent-1))
 	if err != nil {
@@ -124,8 +125,8 @@ func (m *manyTasks) register(agents []keptAgent) {
 	registered.Wait()
 }
 
-// copies adds to each agent another one with the same tasks under other names. Nothing may be under way.
-func (m *manyTasks) copies(rename func([]byte) []byte) {
+// Copy adds to each agent another one with the same tasks under other names. Nothing may be under way.
+func (m *Cluster) Copy(rename func([]byte) []byte) {
 	m.Helper()
 	m.mu.Lock()
 	var all []keptAgent
@@ -148,10 +149,10 @@ func (m *manyTasks) copies(rename func([]byte) []byte) {
 }
 
 // answerChecks listens at every port of every agent, on the loopback interface only.
-func (m *manyTasks) answerChecks() {
+func (m *Cluster) answerChecks() {
 	m.Helper()
 	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if m.holds(strings.TrimPrefix(r.URL.Path, "/healthz/")) == holdHealth {
+		if m.Holds(strings.TrimPrefix(r.URL.Path, "/healthz/")) == HoldHealth {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})}
@@ -175,20 +176,29 @@ func (m *manyTasks) answerChecks() {
 	})
 }
 
-func (m *manyTasks) hold(app string, h hold) {
+// AgentID is the id of one agent; all begin with the master's.
+func (m *Cluster) AgentID() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.agents[0].id
+}
+
+// Hold keeps the App's tasks from something.
+func (m *Cluster) Hold(app string, h Hold) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.held[app] = h
 }
 
-func (m *manyTasks) holds(app string) hold {
+// Holds returns what the App's tasks are kept from, 0 if nothing.
+func (m *Cluster) Holds(app string) Hold {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.held[app]
 }
 
-// release lets every task go on.
-func (m *manyTasks) release() {
+// Release lets every task go on.
+func (m *Cluster) Release() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	clear(m.held)
@@ -201,9 +211,9 @@ func (m *manyTasks) release() {
 	}
 }
 
-// tableAgent is one agent. Protected by manyTasks.mu.
+// tableAgent is one agent. Protected by Cluster.mu.
 type tableAgent struct {
-	m          *manyTasks
+	m          *Cluster
 	id, ip     string
 	tasks      map[string]*tableTask
 	registered func()
@@ -245,7 +255,7 @@ func (a *tableAgent) repeat(t *tableTask) {
 }
 
 // become says the state, unless the App's tasks are held back from it.
-func (a *tableAgent) become(t *tableTask, state mesos.TaskState, unless hold) {
+func (a *tableAgent) become(t *tableTask, state mesos.TaskState, unless Hold) {
 	app, _, _ := strings.Cut(t.info.TaskID.Value, ".")
 	if a.m.held[app] == unless {
 		t.waits = &state
@@ -271,7 +281,7 @@ func (a *tableAgent) Run(fw mesos.FrameworkInfo, info mesos.TaskInfo) {
 	t := &tableTask{framework: fw, info: info, state: mesos.TASK_STAGING}
 	a.tasks[info.TaskID.Value] = t
 	a.m.frameworks = []mesos.FrameworkInfo{fw}
-	a.become(t, mesos.TASK_RUNNING, holdStart)
+	a.become(t, mesos.TASK_RUNNING, HoldStart)
 }
 
 // Kill implements master.Agent.
@@ -279,7 +289,7 @@ func (a *tableAgent) Kill(_, task string, _ *mesos.KillPolicy) {
 	a.m.mu.Lock()
 	defer a.m.mu.Unlock()
 	if t := a.tasks[task]; t != nil && t.state != mesos.TASK_KILLED {
-		a.become(t, mesos.TASK_KILLED, holdEnd)
+		a.become(t, mesos.TASK_KILLED, HoldEnd)
 	}
 }
 
