@@ -28,7 +28,7 @@ type Committing struct {
 	Retired []string
 }
 
-// ErrBaseMoved: a committed Section moved on below a transaction.
+// ErrBaseMoved is for a transaction below which a committed Section moved on.
 var ErrBaseMoved = errors.New("the committed section is not the base any more")
 
 // Commit is what the Commit record of a transaction holds.
