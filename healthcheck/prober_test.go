@@ -155,8 +155,11 @@ func TestProberSpreadsSettledTargets(t *testing.T) {
 			if e.Change != BecameHealthy { // its grace is over before most of them are looked at
 				t.Fatal(e)
 			}
-			if i == 2 && first["waited for"] > 2*time.Millisecond {
-				t.Fatalf("who is waited for is probed after %s", first["waited for"])
+			mu.Lock()
+			waited := first["waited for"]
+			mu.Unlock()
+			if i == 2 && waited > 2*time.Millisecond {
+				t.Fatalf("who is waited for is probed after %s", waited)
 			}
 		}
 		mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -99,3 +100,7 @@ func deadline(t testing.TB) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+// PassGrain lets so much time pass that a file which is edited from now on is surely newer than the processes that run: what
+// may be as old as a process counts as loaded by it.
+func PassGrain() { time.Sleep(procfs.Grain) }

@@ -153,6 +153,7 @@ func (p *testProxy) Start(t testing.TB) {
 		}
 		return err
 	})
+	drivertest.PassGrain()
 }
 
 // witness asks the worker with a client of its own, beside the driver.
@@ -205,6 +206,7 @@ func (p *testProxy) OwnerReload(t testing.TB) {
 		}
 		return err
 	})
+	drivertest.PassGrain()
 }
 
 func (p *testProxy) BreakBase(t testing.TB) {

@@ -188,6 +188,7 @@ func (p *proxy) Start(t testing.TB) {
 		_, err := p.driver.Process(within(t))
 		return err
 	})
+	drivertest.PassGrain()
 }
 
 // Kill ends nginx's whole process group as by kill -9.
@@ -239,6 +240,7 @@ func (p *proxy) OwnerReload(t testing.TB) {
 		_, err := p.driver.Process(within(t))
 		return err
 	})
+	drivertest.PassGrain()
 }
 
 // workers are the current workers of a master.
