@@ -334,8 +334,8 @@ func (s *script) dump() (d dump, settled bool) {
 	return d, settled
 }
 
-// rawHAProxy asks HAProxy itself for its servers (name, address, port, weight, administrative state; those that are in
-// maintenance are tombstones and not part of the state) and its maps.
+// rawHAProxy asks HAProxy itself for its servers (name, address, port, weight, administrative state), its routes and the
+// health paths of its servers. Servers in maintenance are tombstones, and no part of the state, nor are their health paths.
 func (s *script) rawHAProxy() string {
 	s.t.Helper()
 	conn, err := net.Dial("unix", filepath.Join(s.c.dir, "hosts", s.host.Name, "run", "haproxy.sock"))
@@ -353,11 +353,14 @@ func (s *script) rawHAProxy() string {
 	}
 	const maint = 0x01 | 0x02 | 0x04 // forced, inherited, by its configuration
 	var lines []string
+	alive, paths := map[string]string{}, map[string]string{}
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
 		switch {
-		case len(f) == 3 && strings.HasPrefix(f[0], "0x"): // an entry of a map
-			lines = append(lines, "map "+f[1]+" "+f[2])
+		case len(f) == 3 && strings.HasPrefix(f[0], "0x") && strings.Contains(f[1], "|"):
+			lines = append(lines, "route "+f[1]+" "+f[2])
+		case len(f) == 3 && strings.HasPrefix(f[0], "0x"):
+			paths[f[1]] = f[2]
 		case len(f) > 18 && f[0] != "#":
 			var admin int
 			if _, err := fmt.Sscan(f[6], &admin); err != nil {
@@ -365,7 +368,13 @@ func (s *script) rawHAProxy() string {
 			}
 			if name, _, _ := strings.Cut(f[3], ":"); admin&maint == 0 && strings.HasPrefix(name, "app") {
 				lines = append(lines, fmt.Sprintf("server %s %s:%s weight %s state %d", name, f[4], f[18], f[7], admin))
+				alive[f[3]] = name
 			}
+		}
+	}
+	for server, path := range paths {
+		if name, ok := alive[server]; ok {
+			lines = append(lines, "health path "+name+" "+path)
 		}
 	}
 	sort.Strings(lines)
