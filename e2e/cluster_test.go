@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -564,11 +565,13 @@ func (c *cluster) treeDigest(host string) string {
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
-// frontends are the entry points of all Hosts.
-func (c *cluster) frontends() []string {
+// frontends are the entry points of all Hosts, but of those that are out.
+func (c *cluster) frontends(out ...string) []string {
 	var urls []string
 	for _, h := range c.refresh().Hosts {
-		urls = append(urls, h.FrontendURL)
+		if !slices.Contains(out, h.Name) {
+			urls = append(urls, h.FrontendURL)
+		}
 	}
 	return urls
 }

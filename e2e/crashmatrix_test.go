@@ -63,6 +63,23 @@ func of(host string, labels []string) []string {
 // patience is how often a moment may be missed, because another crash made things go another way, before that is an error.
 const patience = 5
 
+// oneOfTwo keeps, of the moments before and after the same thing, one that is drawn; TestSoakCrashProduct has all.
+func oneOfTwo(rng *rand.Rand, labels []string) []string {
+	var out []string
+	for _, label := range labels {
+		what, before := strings.CutPrefix(label, "before-")
+		if other := "after-" + what; before && slices.Contains(labels, other) {
+			out = append(out, []string{label, other}[rng.IntN(2)])
+			continue
+		}
+		what, after := strings.CutPrefix(label, "after-")
+		if !after || !slices.Contains(labels, "before-"+what) {
+			out = append(out, label)
+		}
+	}
+	return out
+}
+
 // momentsToCome are the moments that have still to come, by "orchestrator" or Host.
 type momentsToCome struct {
 	rng    *rand.Rand
@@ -71,9 +88,9 @@ type momentsToCome struct {
 }
 
 func newMoments(rng *rand.Rand, d *crashDrill, orchestrator, agent []string) *momentsToCome {
-	p := &momentsToCome{rng: rng, labels: map[string][]string{"orchestrator": slices.Clone(orchestrator)}, missed: map[string]int{}}
+	p := &momentsToCome{rng: rng, labels: map[string][]string{"orchestrator": oneOfTwo(rng, orchestrator)}, missed: map[string]int{}}
 	for _, h := range d.hosts {
-		p.labels[h] = of(h, agent)
+		p.labels[h] = oneOfTwo(rng, of(h, agent))
 	}
 	for _, who := range slices.Sorted(maps.Keys(p.labels)) {
 		rng.Shuffle(len(p.labels[who]), func(i, j int) { l := p.labels[who]; l[i], l[j] = l[j], l[i] })

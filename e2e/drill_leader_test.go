@@ -128,7 +128,7 @@ func TestDrill22AnOldLeaderWakesUp(t *testing.T) {
 	t.Parallel()
 	c := newLedCluster(t, "2", "haproxy=2,nginx=1")
 	c.deploy(shop("v1")).must(t, 0)
-	load := c.load("/shop")
+	load := c.load("/shop", other) // its proxy stands still for as long as a session lives: a balancer would have seen
 	old := c.second()
 	id, thaw := c.inActivate(shop("v2"), other)
 	c.signal(old.PID, syscall.SIGSTOP)

@@ -16,10 +16,10 @@ import (
 	"github.com/cutover/cutover/internal/loadgen"
 )
 
-// load starts a modest load of every kind through all Hosts; the caller stops it.
-func (c *cluster) load(path string) *loadgen.Run {
+// load starts a modest load of every kind through all Hosts but those that are out; the caller stops it.
+func (c *cluster) load(path string, out ...string) *loadgen.Run {
 	c.t.Helper()
-	return c.loadWith(loadgen.Options{URLs: c.frontends(), Path: path + "/buy", SlowPath: path + "/slow?ms=3000", KeepAlive: 4, Close: 1, Slow: 1, Think: 10 * time.Millisecond})
+	return c.loadWith(loadgen.Options{URLs: c.frontends(out...), Path: path + "/buy", SlowPath: path + "/slow?ms=3000", KeepAlive: 4, Close: 1, Slow: 1, Think: 10 * time.Millisecond})
 }
 
 func (c *cluster) loadWith(o loadgen.Options) *loadgen.Run {
