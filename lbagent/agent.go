@@ -51,6 +51,7 @@ type Agent struct {
 	contract  contract
 	clients   atomic.Pointer[clients] // nil: not counted
 	slots     chan struct{}           // limits driver calls
+	delivered delivered
 
 	// What follows is the actor's once it has started.
 	journal  *journal.Journal

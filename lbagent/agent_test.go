@@ -191,6 +191,51 @@ func TestRestartOfTheAgent(t *testing.T) {
 	h.expect("shop", map[string]driver.Mode{"b1": driver.Serving})
 }
 
+// TestReadingOfAllHoldsNobodyUp: a transaction is proved while a reading of all Apps is under way.
+func TestReadingOfAllHoldsNobodyUp(t *testing.T) {
+	h := newHost(t).start()
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	gate := make(chan struct{})
+	h.proxy.with(func() { h.proxy.allGate = gate })
+	h.eventually("a reading of all is under way", func() (waits bool) {
+		h.proxy.with(func() { waits = h.proxy.allWaits })
+		return waits
+	})
+	begin := time.Now()
+	h.deploy("t2", 2, 1, pbSection("shop", "b1"))
+	if took := time.Since(begin); took > readTimeout {
+		t.Errorf("the deploy took %s, as long as the reading of all", took)
+	}
+	close(gate)
+	h.expect("shop", map[string]driver.Mode{"b1": driver.Serving})
+}
+
+// TestOlderReadingsOfAnotherProcessArePassedOver: what was read of a process that has gone since does not bring it back.
+func TestOlderReadingsOfAnotherProcessArePassedOver(t *testing.T) {
+	old, next := driver.Process{MasterPID: 1, WorkerPID: 2}, driver.Process{MasterPID: 1, WorkerPID: 3}
+	now := time.Now()
+	a := &Agent{inbox: make(chan input, 8)}
+	deliver := func(p driver.Process, at time.Time) bool {
+		return a.deliver(t.Context(), p, at, input{})
+	}
+	if !deliver(old, now) || !deliver(next, now.Add(2)) || !deliver(next, now.Add(1)) {
+		t.Error("a reading is passed over for nothing")
+	}
+	if deliver(old, now.Add(1)) {
+		t.Error("an older reading brings back the process of before")
+	}
+	if !deliver(driver.Process{}, time.Time{}) {
+		t.Error("that the proxy could not be read is passed over")
+	}
+	a.delivered.gone()
+	if deliver(next, now.Add(2)) {
+		t.Error("an older reading brings back a process that has ended")
+	}
+	if !deliver(next, time.Now().Add(time.Second)) {
+		t.Error("a newer reading is passed over")
+	}
+}
+
 // TestCompaction: while changes go on, snapshots replace the journal's file, and a restart finds what was committed.
 func TestCompaction(t *testing.T) {
 	h := newHost(t).start()

@@ -32,6 +32,8 @@ type fakeProxy struct {
 	overlap   error
 	calls     []string
 	gate      chan struct{} // if set, Converge waits for it to be closed
+	allGate   chan struct{} // if set, a Read of all waits for it to be closed
+	allWaits  bool          // one does
 	altered   []driver.Difference
 	mended    int
 }
@@ -198,7 +200,18 @@ func (p *fakeProxy) converge(app string, want driver.Section) {
 	p.running[app] = s
 }
 
-func (d *fakeDriver) Read(_ context.Context, apps ...string) (driver.Reading, error) {
+func (d *fakeDriver) Read(ctx context.Context, apps ...string) (driver.Reading, error) {
+	d.mu.Lock()
+	gate := d.allGate
+	d.allWaits = d.allWaits || gate != nil && len(apps) == 0
+	d.mu.Unlock()
+	if gate != nil && len(apps) == 0 {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return driver.Reading{}, ctx.Err()
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.down {

@@ -3,6 +3,7 @@ package lbagent
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cutover/cutover/lbagent/driver"
@@ -19,6 +20,8 @@ const (
 	allEvery    = 2 * time.Second
 	allEveryMax = 10 * time.Second
 	allShare    = 100
+	// maxBesideAll is how many Apps are read while a reading of all is under way.
+	maxBesideAll = 64
 )
 
 // allPause is how long to wait until everything is looked at again (drift, the health of what serves), after a look that
@@ -35,10 +38,12 @@ func (a *Agent) wakeReader() {
 	}
 }
 
-// readLoop reads the running proxy as the state asks for it. All Apps that are due go into one Read.
+// readLoop reads the running proxy as the state asks for it. All Apps that are due go into one Read. A reading of all Apps
+// takes long on a Host that has many, so it goes on beside those that a transaction waits for.
 func (a *Agent) readLoop(ctx context.Context) {
 	var last, lastWatched, lastAll, lastProcess time.Time
 	var allTook time.Duration
+	allEnded, allRuns := make(chan time.Duration, 1), false
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	proxy := proxyWatch{open: a.opts.WatchProcess}
@@ -58,11 +63,16 @@ func (a *Agent) readLoop(ctx context.Context) {
 		if watched {
 			apps = append(slices.Clone(apps), plan.Watched...)
 		}
+		if all && !allRuns && now.Sub(last) >= urgentGap {
+			last, lastAll, allRuns = now, now, true
+			a.spawn(func() {
+				a.read(ctx, nil)
+				allEnded <- time.Since(now)
+			})
+		}
 		switch {
-		case all && now.Sub(last) >= urgentGap:
-			last, lastWatched, lastAll, lastProcess = now, now, now, now
-			a.read(ctx, nil)
-			allTook = time.Since(now)
+		case allRuns && (len(apps) > maxBesideAll || plan.All):
+			// What is due is a large part of everything: the next look at the plan tells what is left of it.
 		case len(apps) > 0:
 			last, lastProcess = now, now
 			if watched {
@@ -88,8 +98,11 @@ func (a *Agent) readLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case allTook = <-allEnded:
+			allRuns = false
 		case <-proxy.gone:
 			a.log.Warn("the proxy's process has ended", "master", proxy.process.MasterPID, "worker", proxy.process.WorkerPID)
+			a.delivered.gone()
 			a.sendAndWait(ctx, participant.ProcessGone{Process: proxy.process})
 			proxy.told()
 		case <-a.kick:
@@ -127,7 +140,44 @@ func (a *Agent) read(ctx context.Context, apps []string) {
 	} else {
 		a.m.reads.Observe(time.Since(started).Seconds())
 	}
-	a.sendAndWait(ctx, ev)
+	done := make(chan struct{})
+	if !a.deliver(ctx, r.Process, time.Now(), input{event: ev, done: done}) {
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// delivered is the newest word on the proxy's process that was handed to the actor.
+type delivered struct {
+	mu      sync.Mutex
+	at      time.Time
+	process driver.Process
+}
+
+// gone notes that the process has ended: what was read of it before is passed over from now on.
+func (d *delivered) gone() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.at, d.process = time.Now(), driver.Process{}
+}
+
+// deliver hands a reading that ended at the given time to the actor, unless a newer one has told of another process already:
+// the older would bring back one that is gone. It reports false if the reading was passed over or ctx ended first.
+func (a *Agent) deliver(ctx context.Context, p driver.Process, ended time.Time, in input) bool {
+	a.delivered.mu.Lock()
+	defer a.delivered.mu.Unlock()
+	if p != (driver.Process{}) { // else it tells why nothing could be read
+		if ended.Before(a.delivered.at) && p != a.delivered.process {
+			return false
+		}
+		if ended.After(a.delivered.at) {
+			a.delivered.at, a.delivered.process = ended, p
+		}
+	}
+	return a.send(ctx, in)
 }
 
 // sendAndWait hands an event to the actor and waits until it has been stepped.
