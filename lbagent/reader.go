@@ -164,8 +164,8 @@ func (d *delivered) gone() {
 	d.at, d.process = time.Now(), driver.Process{}
 }
 
-// deliver hands a reading that ended at the given time to the actor, unless a newer one has told of another process already:
-// the older would bring back one that is gone. It reports false if the reading was passed over or ctx ended first.
+// deliver hands what was read of a process until the given time to the actor, unless something newer has told of another
+// process already: the older would bring back one that is gone. It reports false if it was passed over or ctx ended first.
 func (a *Agent) deliver(ctx context.Context, p driver.Process, ended time.Time, in input) bool {
 	a.delivered.mu.Lock()
 	defer a.delivered.mu.Unlock()
@@ -200,6 +200,6 @@ func (a *Agent) seeProcess(ctx context.Context) {
 	c, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	if p, err := a.opts.Driver.Process(c); err == nil {
-		a.send(ctx, input{event: participant.ProcessSeen{Process: p}})
+		a.deliver(ctx, p, time.Now(), input{event: participant.ProcessSeen{Process: p}})
 	}
 }

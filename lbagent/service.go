@@ -373,8 +373,9 @@ func (a *Agent) readNow(ctx context.Context, apps []string) error {
 		return err
 	}
 	done := make(chan struct{})
-	if !a.send(c, input{event: participant.Reading{Started: started, All: len(apps) == 0, Apps: apps, Reading: r}, done: done}) {
-		return c.Err()
+	ev := participant.Reading{Started: started, All: len(apps) == 0, Apps: apps, Reading: r}
+	if !a.deliver(c, r.Process, time.Now(), input{event: ev, done: done}) {
+		return c.Err() // nil: something newer is known already
 	}
 	select {
 	case <-done:
