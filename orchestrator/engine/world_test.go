@@ -298,14 +298,18 @@ func (m *fakeMesos) reconcile() {
 	}
 	for _, r := range refs {
 		m.mu.Lock()
+		var state TaskState
 		t := m.tasks[r.TaskID]
+		if t != nil {
+			state = t.state // a kill may still be changing it
+		}
 		m.mu.Unlock()
 		if t == nil {
 			_ = m.w.e.HandleUpdate(context.Background(), TaskUpdate{TaskID: r.TaskID, State: Dropped})
 			continue
 		}
-		if t.state != Launching && t.state != Queued {
-			m.set(r.TaskID, t.state, "reconciled")
+		if state != Launching && state != Queued {
+			m.set(r.TaskID, state, "reconciled")
 		}
 	}
 }
