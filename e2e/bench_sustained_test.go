@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/cutover/cutover/orchestrator/txn"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
 
@@ -49,6 +50,8 @@ func benchSustained(b *testing.B, t *table) {
 	var changes atomic.Int64
 	var mu sync.Mutex
 	var took []time.Duration
+	phases := map[txn.Phase][]time.Duration{}
+	var cycle []time.Duration
 	var work sync.WaitGroup
 	for i, s := range sections {
 		work.Go(func() {
@@ -56,6 +59,7 @@ func benchSustained(b *testing.B, t *table) {
 			for n := 0; time.Since(start) < length; n++ {
 				leaving := s.Upstreams[0].Address
 				next := oneInOneOut(s, fmt.Sprintf("app-%d-%d", i, n), free, 50*time.Millisecond)
+				begin := time.Now()
 				spent, err := l.try(next)
 				if err != nil {
 					b.Error(err)
@@ -65,6 +69,10 @@ func benchSustained(b *testing.B, t *table) {
 				changes.Add(1)
 				mu.Lock()
 				took = append(took, spent.whole)
+				cycle = append(cycle, time.Since(begin))
+				for p, d := range spent.phases {
+					phases[p] = append(phases[p], d)
+				}
 				mu.Unlock()
 			}
 		})
@@ -79,6 +87,7 @@ func benchSustained(b *testing.B, t *table) {
 	b.ReportMetric(rate, "changes/s")
 	t.add(figure{name: fmt.Sprintf("sustained: 4 HAProxy hosts, %d Apps, %s", apps, length), bar: 100, unit: "/s", values: []float64{rate}, least: true, polling: "3-4 /s"})
 	t.times("sustained: one change meanwhile", 0, pollingChange, took)
+	t.note("sustained: p50 in ms: preparing %.0f, activating %.0f, deciding %.0f, to released %.0f", ms(median(phases[txn.Preparing])), ms(median(phases[txn.Activating])), ms(median(phases[txn.Deciding])), ms(median(cycle)))
 	t.note("sustained: server rows of a host after a third of the time %v, at the end %v; VmRSS of the lbagents in MiB %v, %v", rows, rowsAfter, agents, agentsAfter)
 }
 

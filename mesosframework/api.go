@@ -118,10 +118,10 @@ func (f *Framework) Reconcile(taskIDs ...string) {
 			return
 		}
 		if len(taskIDs) == 0 {
-			c.startRound(now)
+			c.startRound(nil, now)
 			return
 		}
-		c.ask(slices.Clone(taskIDs), now)
+		c.ask(slices.Sorted(slices.Values(taskIDs)), now)
 	})
 }
 

@@ -189,8 +189,10 @@ func (c *core) startSuppressed() bool {
 func (c *core) subscribe(frameworkID string, refs []TaskRef, now time.Time) {
 	c.subscribed, c.frameworkID = true, frameworkID
 	c.stats.Subscriptions++
+	first := make([]string, 0, len(refs))
 	for _, r := range refs {
 		c.adopt(r, now)
+		first = append(first, r.TaskID)
 	}
 	for _, t := range c.tasks {
 		if t.launching {
@@ -198,7 +200,7 @@ func (c *core) subscribe(frameworkID string, refs []TaskRef, now time.Time) {
 			t.deadline, t.asks = now.Add(c.opts.LaunchTimeout), 0
 		}
 	}
-	c.startRound(now)
+	c.startRound(first, now)
 	for _, id := range slices.Sorted(maps.Keys(c.timed)) {
 		if t := c.timed[id]; t.killing {
 			c.kill(t, now)

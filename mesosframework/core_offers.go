@@ -159,6 +159,7 @@ func (c *core) agentGone(id string, now time.Time) {
 			ids = append(ids, taskID)
 		}
 	}
+	slices.Sort(ids)
 	c.ask(ids, now)
 }
 

@@ -621,3 +621,32 @@ func TestCoreProperties(t *testing.T) {
 		})
 	})
 }
+
+// With very many tasks, the answers that are waited for do not come behind all others.
+func TestReconciliationKeepsTheOrderOfTheOwner(t *testing.T) {
+	d := newDesk(t, nil)
+	refs := []TaskRef{{TaskID: "z-awaited", AgentID: "a1", State: Staging}}
+	for i := range 2*reconcileBatch - 1 {
+		refs = append(refs, TaskRef{TaskID: fmt.Sprintf("t%04d", i), AgentID: "a1", State: Running})
+	}
+	asked := func(lines []string) (batches [][]string) {
+		t.Helper()
+		for _, l := range lines {
+			if ids, ok := strings.CutPrefix(l, "RECONCILE "); ok {
+				batches = append(batches, strings.Fields(ids))
+			}
+		}
+		if len(batches) != 2 || len(batches[0]) != reconcileBatch || len(batches[1]) != reconcileBatch {
+			t.Fatalf("%d batches", len(batches))
+		}
+		return batches
+	}
+	if b := asked(d.subscribe(refs...)); !slices.Contains(b[0], "z-awaited@a1") {
+		t.Error("the first of the owner's tasks is not among the first that are asked for")
+	}
+	// It is also first again after a subscription that ended, when the core knows all of them already.
+	d.does(func(c *core, _ time.Time) { c.disconnect() })
+	if b := asked(d.subscribe(refs...)); !slices.Contains(b[0], "z-awaited@a1") {
+		t.Error("not after the next subscription")
+	}
+}

@@ -2,6 +2,7 @@ package mesosframework
 
 import (
 	"encoding/hex"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -187,22 +188,31 @@ func (r *reconciliation) add(id string, now time.Time) {
 	r.waiting[id] = true
 }
 
-// startRound asks for all tasks.
-func (c *core) startRound(now time.Time) {
+// startRound asks for all tasks: for some of them first, in their order, and for
+// the others by name.
+func (c *core) startRound(first []string, now time.Time) {
 	c.round = reconciliation{full: now.Add(c.opts.ReconcileInterval)}
+	early := make(map[string]bool, len(first))
 	ids := make([]string, 0, len(c.tasks))
-	for id := range c.tasks {
-		ids = append(ids, id)
+	for _, id := range first {
+		if c.tasks[id] != nil && !early[id] {
+			early[id] = true
+			ids = append(ids, id)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.tasks)) {
+		if !early[id] {
+			ids = append(ids, id)
+		}
 	}
 	c.ask(ids, now)
 }
 
-// ask asks for some tasks now, and again until there is an answer.
+// ask asks for some tasks now, in their order, and again until there is an answer.
 func (c *core) ask(ids []string, now time.Time) {
 	if !c.subscribed || len(ids) == 0 {
 		return
 	}
-	slices.Sort(ids)
 	for _, id := range ids {
 		c.round.add(id, now)
 	}
@@ -225,7 +235,7 @@ func (c *core) tickRound(now time.Time) {
 	if !c.round.full.IsZero() && !now.Before(c.round.full) {
 		// First what we do not know of, then what we do.
 		c.call(calls.Reconcile())
-		c.startRound(now)
+		c.startRound(nil, now)
 		return
 	}
 	if len(c.round.waiting) == 0 || now.Before(c.round.next) {
@@ -241,6 +251,7 @@ func (c *core) tickRound(now time.Time) {
 	}
 	c.round.wait = min(2*c.round.wait, reconcileMaxWait)
 	c.round.next = now.Add(c.round.wait)
+	slices.Sort(ids)
 	c.ask(ids, now)
 }
 

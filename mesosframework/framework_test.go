@@ -496,6 +496,35 @@ func TestCheck10ReconcileAfterEachSubscribe(t *testing.T) {
 	}
 }
 
+// The answers to a reconciliation of all tasks come in one burst; a Listener that is slow meanwhile costs no subscription.
+func TestManyAnswersAtOnce(t *testing.T) {
+	m, o := newFakeMaster(t), newOwner()
+	const tasks = 20_000
+	for i := range tasks {
+		id := fmt.Sprintf("t%05d", i)
+		o.tasks[id] = TaskRef{TaskID: id, App: "shop", AgentID: "a1", State: Running}
+	}
+	f := start(t, o, nil, m)
+	s := m.stream()
+	eventually(t, "all are asked for", func() bool { return f.State().Unreconciled == tasks })
+	f.mu.Lock() // the core is busy
+	session := f.session
+	go func() {
+		for i := range tasks {
+			s.update(status(fmt.Sprintf("t%05d", i), "a1", mesos.TASK_RUNNING, 0))
+		}
+	}()
+	eventually(t, "all answers wait, or the subscription has ended", func() bool { return session.ctx.Err() != nil || len(session.events) >= tasks-1 })
+	f.mu.Unlock()
+	if err := context.Cause(session.ctx); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all answers are taken", func() bool { return f.State().Unreconciled == 0 })
+	if n := f.State().Stats.Subscriptions; n != 1 {
+		t.Errorf("%d subscriptions", n)
+	}
+}
+
 func TestCheck17CredentialsStayHome(t *testing.T) {
 	leader, standby, o := newFakeMaster(t), newFakeMaster(t), newOwner()
 	standby.set(func(m *fakeMaster) { m.leader = leader.host() })

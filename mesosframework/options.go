@@ -30,7 +30,8 @@ type Journal interface {
 type Listener interface {
 	// HandleSubscribed is called after each subscription, before any offer or
 	// update of it, and returns all tasks that have not ended, for
-	// reconciliation. An error ends the subscription; it is tried again.
+	// reconciliation: they are asked about in this order. An error ends the
+	// subscription; it is tried again.
 	HandleSubscribed(ctx context.Context, s Subscription) ([]TaskRef, error)
 	// HandleUpdate is called for each update, in order per task, concurrently
 	// for different tasks. It returns nil when what the update means is durable;
@@ -105,11 +106,12 @@ type Options struct {
 	// MaxRecord bounds one event of the stream, in bytes; 256 MiB by default
 	// (50,000 offers are about 13 MiB).
 	MaxRecord int
-	// MaxEvents bounds the events between reader and core, MaxUpdates the updates
-	// of one lane that wait for the Listener; 4,096 and 1,024 by default.
+	// MaxEvents bounds the events between reader and core, 65,536 by default: the
+	// answers to a reconciliation of all tasks come in one burst. MaxUpdates bounds
+	// the updates of one lane that wait for the Listener; 1,024 by default.
 	MaxEvents, MaxUpdates int
 	// Lanes is the number of concurrent HandleUpdate calls and acknowledgements;
-	// 16 by default.
+	// 64 by default.
 	Lanes int
 	// Gather is how long the first offers wait for those of other agents; 10 ms by default.
 	Gather time.Duration
@@ -169,7 +171,7 @@ func (o Options) withDefaults() (Options, error) {
 	ints := []struct {
 		v   *int
 		def int
-	}{{&o.MaxPending, 10_000}, {&o.MaxRecord, 256 << 20}, {&o.MaxEvents, 4096}, {&o.MaxUpdates, 1024}, {&o.Lanes, 16}}
+	}{{&o.MaxPending, 10_000}, {&o.MaxRecord, 256 << 20}, {&o.MaxEvents, 65_536}, {&o.MaxUpdates, 1024}, {&o.Lanes, 64}}
 	for _, i := range ints {
 		if *i.v == 0 {
 			*i.v = i.def

@@ -153,7 +153,7 @@ func (f *Framework) process(s *session) (connected bool, err error) {
 		select {
 		case e := <-s.events:
 			if e.Type == scheduler.Event_ERROR {
-				return false, f.event(e)
+				return false, f.events(e, nil)
 			}
 		default:
 		}
@@ -164,7 +164,7 @@ func (f *Framework) process(s *session) (connected bool, err error) {
 	for {
 		select {
 		case e := <-s.events:
-			if err := f.event(e); err != nil {
+			if err := f.events(e, s.events); err != nil {
 				return true, err
 			}
 		case <-timer.C:
@@ -175,7 +175,7 @@ func (f *Framework) process(s *session) (connected bool, err error) {
 			for {
 				select {
 				case e := <-s.events:
-					if err := f.event(e); err != nil && isFatal(err) {
+					if err := f.events(e, nil); err != nil && isFatal(err) {
 						return true, err
 					}
 					continue
@@ -195,7 +195,7 @@ func (f *Framework) process(s *session) (connected bool, err error) {
 // owner's tasks are asked for, and only then offers and updates are looked at.
 func (f *Framework) subscribed(s *session, e *scheduler.Event) error {
 	if e.Type != scheduler.Event_SUBSCRIBED {
-		if err := f.event(e); err != nil {
+		if err := f.events(e, nil); err != nil {
 			return err
 		}
 		return fmt.Errorf("the master's first event is %s, not SUBSCRIBED", e.Type)
@@ -249,19 +249,42 @@ func (f *Framework) saveID(ctx context.Context, id string) error {
 	return nil
 }
 
-// event takes one event of the stream. An error ends the session.
-func (f *Framework) event(e *scheduler.Event) error {
+// eventsAtOnce bounds the events that are taken in one decision: after a
+// reconciliation of very many tasks, one at a time would let every other user of
+// the lock in between.
+const eventsAtOnce = 64
+
+// events takes an event of the stream and, if more is given, those that wait
+// behind it. An error ends the session.
+func (f *Framework) events(e *scheduler.Event, more <-chan *scheduler.Event) (err error) {
+	f.decide(func(c *core, now time.Time) {
+		for n := 1; ; n++ {
+			if err = c.event(e, now); err != nil || n == eventsAtOnce {
+				return
+			}
+			select {
+			case e = <-more:
+			default:
+				return
+			}
+		}
+	})
+	return err
+}
+
+// event takes one event of the stream.
+func (c *core) event(e *scheduler.Event, now time.Time) error {
 	switch e.Type {
 	case scheduler.Event_OFFERS:
-		f.decide(func(c *core, now time.Time) { c.takeOffers(e.GetOffers().GetOffers(), now) })
+		c.takeOffers(e.GetOffers().GetOffers(), now)
 	case scheduler.Event_RESCIND:
-		f.decide(func(c *core, _ time.Time) { c.rescind(e.GetRescind().GetOfferID().Value) })
+		c.rescind(e.GetRescind().GetOfferID().Value)
 	case scheduler.Event_UPDATE:
 		status := e.GetUpdate().GetStatus()
-		f.decide(func(c *core, now time.Time) { c.update(&status, now) })
+		c.update(&status, now)
 	case scheduler.Event_FAILURE:
 		if x := e.GetFailure(); x != nil && x.ExecutorID == nil && x.AgentID != nil {
-			f.decide(func(c *core, now time.Time) { c.agentGone(x.AgentID.Value, now) })
+			c.agentGone(x.AgentID.Value, now)
 		}
 	case scheduler.Event_ERROR:
 		return streamError(e.GetError().GetMessage())

@@ -48,7 +48,8 @@ func (t tasks) Launch(ctx context.Context, specs []engine.TaskSpec) error {
 
 func (t tasks) Kill(ctx context.Context, task string) error {
 	err := t.framework.Kill(ctx, task)
-	if errors.Is(err, mesosframework.ErrUnknownTask) && t.framework.State().Stats.Subscriptions == 0 {
+	early := errors.Is(err, mesosframework.ErrUnknownTask) || errors.Is(err, mesosframework.ErrStopped)
+	if early && t.framework.State().Stats.Subscriptions == 0 {
 		return nil // after a restart: the first subscription tells the framework of the task and of the order
 	}
 	return err

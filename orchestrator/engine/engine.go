@@ -230,7 +230,7 @@ func (e *Engine) loop() {
 }
 
 // maxBatch bounds the callers whose changes share one Commit.
-const maxBatch = 32
+const maxBatch = 128
 
 // turn is one batch: change, commit, then answer, act and tell.
 func (e *Engine) turn(first *item) error {

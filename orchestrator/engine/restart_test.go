@@ -100,3 +100,21 @@ func TestRestartAnywhere(t *testing.T) {
 		})
 	}
 }
+
+// Mesos is asked first about the tasks that a Deploy waits for.
+func TestUnendedTasksInOrder(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.submit(yamlSpec("archive", 2))
+		w.submit(yamlSpec("shop", 2))
+		w.submit(yamlSpec("shop", 2, "command: slow")) // its tasks do not run yet
+		refs, err := w.e.Unended(t.Context())
+		if err != nil || len(refs) != 6 {
+			t.Fatalf("%v, %v", refs, err)
+		}
+		for i, r := range refs {
+			if want := map[bool]string{true: "shop", false: "archive"}[i < 4]; r.App != want {
+				t.Errorf("task %d is %s, not of %s", i, r.TaskID, want)
+			}
+		}
+	})
+}

@@ -179,20 +179,31 @@ func (e *Engine) SaveLaunching(ctx context.Context, placements []Placement) erro
 	})
 }
 
-// Unended returns all tasks that have not ended, for reconciliation after a subscription.
+// Unended returns all tasks that have not ended, for reconciliation after a subscription. Those that something waits for
+// come first: very many others may follow them.
 func (e *Engine) Unended(ctx context.Context) ([]TaskRef, error) {
-	var out []TaskRef
+	var awaited, settled []TaskRef
 	err := e.do(ctx, func() error {
 		e.relaunch(true)
+		open := map[string]bool{}
+		for id := range e.s.active {
+			open[e.s.deploys.get(id).App] = true
+		}
 		for _, t := range e.s.tasks {
-			if !t.ended() && t.State != Queued {
-				out = append(out, ref(t))
+			switch {
+			case t.ended() || t.State == Queued:
+			case t.State == Running && !t.KillOrdered && !open[t.App]:
+				settled = append(settled, ref(t))
+			default:
+				awaited = append(awaited, ref(t))
 			}
 		}
 		return nil
 	})
-	slices.SortFunc(out, func(a, b TaskRef) int { return strings.Compare(a.TaskID, b.TaskID) })
-	return out, err
+	byID := func(a, b TaskRef) int { return strings.Compare(a.TaskID, b.TaskID) }
+	slices.SortFunc(awaited, byID)
+	slices.SortFunc(settled, byID)
+	return append(awaited, settled...), err
 }
 
 func ref(t *taskRecord) TaskRef {

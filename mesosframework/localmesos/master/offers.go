@@ -36,6 +36,9 @@ const (
 // share that has not refused them; all offers of the run for one framework go
 // out in one event.
 func (m *Master) allocate(due time.Time) {
+	if !m.offersWanted() {
+		return
+	}
 	var agents []*agent
 	total := resource.Set{}
 	for _, a := range m.agents {
@@ -74,7 +77,20 @@ func (m *Master) allocate(due time.Time) {
 // shareKey names a role, or a framework in a role.
 type shareKey struct{ role, framework string }
 
-type dominantShares map[shareKey]resource.Set
+// dominantShares are sums of the scalars in shareScalars.
+type dominantShares map[shareKey]*[len(shareScalars)]float64
+
+var shareScalars = [...]string{"cpus", "mem", "disk"}
+
+// offersWanted reports whether any framework asks for offers.
+func (m *Master) offersWanted() bool {
+	for _, f := range m.frameworks {
+		if f.connected() && slices.ContainsFunc(f.roles(), func(role string) bool { return !f.suppressed[role] }) {
+			return true
+		}
+	}
+	return false
+}
 
 // shares sums what each role, and each framework in it, holds.
 func (m *Master) shares() dominantShares {
@@ -93,16 +109,22 @@ func (m *Master) shares() dominantShares {
 }
 
 func (s dominantShares) hold(f *framework, role string, r resource.Set) {
-	s[shareKey{role, ""}] = s[shareKey{role, ""}].Add(r)
-	s[shareKey{role, f.id}] = s[shareKey{role, f.id}].Add(r)
+	for _, k := range [...]shareKey{{role, ""}, {role, f.id}} {
+		if s[k] == nil {
+			s[k] = new([len(shareScalars)]float64)
+		}
+		for i, name := range shareScalars {
+			s[k][i] += r.Scalar(name)
+		}
+	}
 }
 
 // of is the dominant share: the largest part of any scalar of the cluster.
 func (s dominantShares) of(k shareKey, total resource.Set) float64 {
 	share := 0.0
-	for _, n := range []string{"cpus", "mem", "disk"} {
-		if t := total.Scalar(n); t > 0 {
-			share = max(share, s[k].Scalar(n)/t)
+	for i, name := range shareScalars {
+		if t := total.Scalar(name); t > 0 && s[k] != nil {
+			share = max(share, s[k][i]/t)
 		}
 	}
 	return share
