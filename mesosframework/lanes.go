@@ -97,6 +97,9 @@ func (f *Framework) acknowledge(j laneJob) {
 		defer cancel()
 		return post(ctx, f.ackClient, s.stream.base, s.stream.cred, s.stream.id, call)
 	}, retry.Context(s.ctx), retry.Attempts(3), retry.Delay(50*time.Millisecond), retry.LastErrorOnly(true),
+		retry.OnRetry(func(n uint, err error) {
+			f.log.Warn("an acknowledgement is repeated", "task", u.TaskID, "attempt", n+1, "error", err)
+		}),
 		retry.RetryIf(func(err error) bool {
 			var ce *callError
 			return errors.As(err, &ce) && (ce.verdict == unsent || ce.verdict == ambiguous)

@@ -146,6 +146,9 @@ func (s *session) makeCalls() {
 func (s *session) makeCall(call *scheduler.Call) {
 	err := retry.Do(func() error { return s.post(call) },
 		retry.Context(s.ctx), retry.Attempts(3), retry.Delay(50*time.Millisecond), retry.LastErrorOnly(true),
+		retry.OnRetry(func(n uint, err error) {
+			s.f.log.Warn("a call is repeated", "call", call.Type.String(), "attempt", n+1, "error", err)
+		}),
 		retry.RetryIf(func(err error) bool {
 			var ce *callError
 			return errors.As(err, &ce) && (ce.verdict == unsent || ce.verdict == ambiguous)
