@@ -197,7 +197,7 @@ func (c *core) subscribe(frameworkID string, refs []TaskRef, now time.Time) {
 	for _, t := range c.tasks {
 		if t.launching {
 			// The time without a subscription was not the task's fault.
-			t.deadline, t.asks = now.Add(c.opts.LaunchTimeout), 0
+			t.deadline, t.asks = now.Add(c.patience(t.state)), 0
 		}
 	}
 	c.startRound(first, now)
@@ -221,7 +221,7 @@ func (c *core) adopt(r TaskRef, now time.Time) {
 		t = &task{ref: r, state: r.State, committed: r.State, known: true}
 		if r.State == "" || r.State == Staging {
 			t.launching = true
-			t.deadline = now.Add(c.opts.LaunchTimeout)
+			t.deadline = now.Add(c.patience(r.State))
 		}
 		c.hold(t)
 	}
@@ -410,6 +410,15 @@ func (c *core) tick(now time.Time) {
 		}
 	}
 	c.adjust(now)
+}
+
+// patience is how long a launch may take from now on, in the state that was last
+// heard of.
+func (c *core) patience(s TaskState) time.Duration {
+	if s == Staging {
+		return c.opts.StagingTimeout
+	}
+	return c.opts.LaunchTimeout
 }
 
 // overdue asks Mesos about a task that should have been heard of, and gives it

@@ -650,3 +650,27 @@ func TestReconciliationKeepsTheOrderOfTheOwner(t *testing.T) {
 		t.Error("not after the next subscription")
 	}
 }
+
+// A restart, or another subscription, takes nothing from the time that a task has for fetching.
+func TestStagingOverSubscriptions(t *testing.T) {
+	d := newDesk(t, nil)
+	d.subscribe(TaskRef{TaskID: "t1", AgentID: "a1", State: Staging})
+	quiet := func(what string) {
+		t.Helper()
+		for _, line := range d.after(5 * time.Minute) {
+			if !strings.HasPrefix(line, "RECONCILE") {
+				t.Errorf("%s: %s", what, line)
+			}
+		}
+	}
+	quiet("after a restart")
+	d.does(func(c *core, _ time.Time) { c.disconnect() })
+	d.subscribe(TaskRef{TaskID: "t1", AgentID: "a1", State: Staging})
+	quiet("after another subscription")
+	got := d.after(6 * time.Minute)
+	for _, want := range []string{"KILL t1 on a1", "lost t1: staging timeout"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("at the end: %q, not %s", got, want)
+		}
+	}
+}

@@ -51,7 +51,10 @@ func (f *Framework) listen(ctx context.Context, attempts uint, call func(context
 		ctx, cancel := context.WithTimeout(ctx, f.opts.StoreTimeout)
 		defer cancel()
 		return call(ctx)
-	}, retry.Context(ctx), retry.Attempts(attempts), retry.Delay(100*time.Millisecond), retry.MaxDelay(5*time.Second), retry.LastErrorOnly(true))
+	}, retry.Context(ctx), retry.Attempts(attempts), retry.Delay(100*time.Millisecond), retry.MaxDelay(5*time.Second), retry.LastErrorOnly(true),
+		retry.OnRetry(func(n uint, err error) {
+			f.log.Warn("what Mesos said cannot be recorded yet; it is tried again", "attempt", n+1, "error", err)
+		}))
 }
 
 func (f *Framework) handleLoss(l Loss) {
