@@ -14,23 +14,26 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/orchestrator/txn"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
 
-// benchSustained lets changes of many Apps follow each other without a pause on one Group of 4 HAProxy Hosts, and counts
-// those that were verified on all of them. Each puts one upstream in and takes another out, with checks every 50 ms; an App's
-// next change begins when every Host has released what the last one took out.
+// benchSustained lets changes of many Apps follow each other without a pause on one Group of HAProxy Hosts, and counts those
+// that were verified on all of them. Each puts one upstream in and takes another out, with checks every 50 ms; an App's next
+// change begins when every Host has released what the last one took out.
 //
-// It runs for BENCH_SECONDS (30), or BENCH_MINUTES; the bar is for 10 minutes. Server rows and memory are taken after a
-// third of the time and at the end: they have to stay flat.
-func benchSustained(b *testing.B, t *table) {
-	apps := envInt("BENCH_APPS", 32)
+// It runs for BENCH_SECONDS (30), or BENCH_MINUTES; the bar is for 4 Hosts and 10 minutes. Server rows and memory are taken
+// after a third of the time and at the end: they have to stay flat. All Hosts, their tasks and the coordinator share one
+// machine; what a change costs each Host in CPU tells what a machine of its own could take.
+func benchSustained(b *testing.B, t *table, hosts int, bar float64) {
+	apps := envInt("BENCH_APPS", 12)
+	name := fmt.Sprintf("sustained: %d HAProxy hosts, %d Apps", hosts, apps)
 	length := time.Duration(envInt("BENCH_SECONDS", 60*envInt("BENCH_MINUTES", 0))) * time.Second
 	if length == 0 {
 		length = 30 * time.Second
 	}
-	c := newBenchCluster(b, "haproxy=4")
+	c := newBenchCluster(b, fmt.Sprintf("haproxy=%d", hosts))
 	c.leaveHosts()
 	l := c.lead()
 	tasks := runSamples(b, 3)
@@ -46,6 +49,7 @@ func benchSustained(b *testing.B, t *table) {
 		sections[i] = s
 	}
 	stop := profiled(b)
+	lbagents, proxies := c.cpu()
 	start := time.Now()
 	var changes atomic.Int64
 	var mu sync.Mutex
@@ -83,12 +87,41 @@ func benchSustained(b *testing.B, t *table) {
 	elapsed := time.Since(start)
 	stop()
 	rowsAfter, agentsAfter := c.serverRows(), c.agentSizes()
+	lbagentsAfter, proxiesAfter := c.cpu()
+	perChange := func(from, to time.Duration) float64 { return ms(to-from) / float64(changes.Load()) / float64(hosts) }
 	rate := float64(changes.Load()) / elapsed.Seconds()
 	b.ReportMetric(rate, "changes/s")
-	t.add(figure{name: fmt.Sprintf("sustained: 4 HAProxy hosts, %d Apps, %s", apps, length), bar: 100, unit: "/s", values: []float64{rate}, least: true, polling: "3-4 /s"})
-	t.times("sustained: one change meanwhile", 0, pollingChange, took)
-	t.note("sustained: p50 in ms: preparing %.0f, activating %.0f, deciding %.0f, to released %.0f", ms(median(phases[txn.Preparing])), ms(median(phases[txn.Activating])), ms(median(phases[txn.Deciding])), ms(median(cycle)))
-	t.note("sustained: server rows of a host after a third of the time %v, at the end %v; VmRSS of the lbagents in MiB %v, %v", rows, rowsAfter, agents, agentsAfter)
+	t.add(figure{name: fmt.Sprintf("%s, %s", name, length), bar: bar, unit: "/s", values: []float64{rate}, least: true, polling: "3-4 /s"})
+	t.times(name+", one change meanwhile", 0, pollingChange, took)
+	t.note("%s: p50 in ms: preparing %.0f, activating %.0f, deciding %.0f, until the next change could begin %.0f", name,
+		ms(median(phases[txn.Preparing])), ms(median(phases[txn.Activating])), ms(median(phases[txn.Deciding])), ms(median(cycle)))
+	t.note("%s: ms of a processor per change and Host: lbagent %.1f, haproxy %.1f with the checks of %d upstreams", name,
+		perChange(lbagents, lbagentsAfter), perChange(proxies, proxiesAfter), 2*apps)
+	t.note("%s: server rows of a host after a third of the time %v, at the end %v; VmRSS of the lbagents in MiB %v, %v", name, rows, rowsAfter, agents, agentsAfter)
+}
+
+// cpu is what the Hosts' lbagents and proxies have used so far, all together.
+func (c *benchCluster) cpu() (lbagents, proxies time.Duration) {
+	c.Helper()
+	pids, err := procfs.Processes()
+	if err != nil {
+		c.Fatal(err)
+	}
+	for _, pid := range pids {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || !strings.Contains(string(line), c.dir) {
+			continue
+		}
+		s, err := procfs.ReadStat(pid)
+		switch args := strings.Split(string(line), "\x00"); {
+		case err != nil:
+		case filepath.Base(args[0]) == "haproxy":
+			proxies += s.User + s.System
+		case len(args) > 1 && args[1] == "lbagent":
+			lbagents += s.User + s.System
+		}
+	}
+	return lbagents, proxies
 }
 
 // serverRows counts the servers that each Host's HAProxy holds, tombstones included.

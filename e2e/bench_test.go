@@ -151,7 +151,8 @@ func BenchmarkBars(b *testing.B) {
 	b.Run("scale", func(b *testing.B) { benchScale(b, t) })
 	b.Run("restart", func(b *testing.B) { benchRestart(b, t) })
 	b.Run("growth", func(b *testing.B) { benchGrowth(b, t) })
-	b.Run("sustained", func(b *testing.B) { benchSustained(b, t) })
+	b.Run("sustained", func(b *testing.B) { benchSustained(b, t, 4, 100) })
+	b.Run("sustained-one", func(b *testing.B) { benchSustained(b, t, 1, 0) })
 	b.Run("memory", func(b *testing.B) { benchMemory(b, t) })
 	if len(t.figures) > 0 {
 		t.print(os.Stdout)

@@ -131,6 +131,42 @@ func TestUnixListeners(t *testing.T) {
 	if _, ok := own[inodes[0]]; !ok || err != nil {
 		t.Errorf("own sockets %v (%v) lack %d", own, err, inodes[0])
 	}
+	const nobodys = 1 << 62
+	left, err := Without(os.Getpid(), map[uint64]bool{inodes[0]: true, nobodys: true})
+	if err != nil || len(left) != 1 || !left[nobodys] {
+		t.Errorf("without its own, the process lacks %v (%v)", left, err)
+	}
+}
+
+// However many connections a server has, what it listens on is found among its first descriptors.
+func BenchmarkWithout(b *testing.B) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	rows, err := Listeners(os.Getpid(), IPv4)
+	if err != nil {
+		b.Fatal(err)
+	}
+	mine := map[uint64]bool{}
+	for _, r := range rows {
+		if r.Receives(netip.MustParseAddrPort(l.Addr().String())) {
+			mine[r.Inode] = true
+		}
+	}
+	for range 2_000 {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	for b.Loop() {
+		if left, err := Without(os.Getpid(), mine); err != nil || len(left) != 0 {
+			b.Fatalf("%v, %v", left, err)
+		}
+	}
 }
 
 func TestShutdownConns(t *testing.T) {

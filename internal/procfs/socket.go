@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"strconv"
@@ -220,37 +221,69 @@ func UnixListeners(path string) ([]uint64, error) {
 // Sockets lists the sockets that a process has open: inode -> descriptor. The kernel shows them to root and to the process's
 // own user with at least its capabilities; to others it is an error, and never an empty list.
 func Sockets(pid int) (map[uint64]int, error) {
-	dir, err := os.Open(path(pid, "fd"))
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
 	out := make(map[uint64]int)
-	for _, name := range names {
-		target, err := os.Readlink(path(pid, "fd", name))
-		if errors.Is(err, fs.ErrPermission) {
-			return nil, fmt.Errorf("%w (run as the user of process %d, with the capabilities that it has)", err, pid)
-		}
-		if err != nil {
-			continue // closed meanwhile
-		}
-		text, ok := strings.CutPrefix(target, "socket:[")
-		if !ok {
-			continue
-		}
-		inode, err := strconv.ParseUint(strings.TrimSuffix(text, "]"), 10, 64)
-		if err != nil {
-			continue
-		}
-		if fd, err := strconv.Atoi(name); err == nil {
-			out[inode] = fd
-		}
+	err := sockets(pid, func(inode uint64, fd int) bool {
+		out[inode] = fd
+		return true
+	})
+	if err != nil {
+		return nil, err
 	}
 	return out, nil
+}
+
+// Without returns those of the given sockets that the process does not have open. It stops looking when there is none left:
+// what a server listens on has low numbers, and the connections of its clients, of which there may be very many, have the
+// higher ones. It fails as Sockets does.
+func Without(pid int, inodes map[uint64]bool) (map[uint64]bool, error) {
+	left := maps.Clone(inodes)
+	if len(left) == 0 {
+		return left, nil
+	}
+	err := sockets(pid, func(inode uint64, _ int) bool {
+		delete(left, inode)
+		return len(left) > 0
+	})
+	return left, err
+}
+
+// sockets tells each socket that the process has open, in order of the descriptors, as long as more are wanted.
+func sockets(pid int, more func(inode uint64, fd int) bool) error {
+	const atOnce = 64
+	dir, err := os.Open(path(pid, "fd"))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for {
+		names, err := dir.Readdirnames(atOnce)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			target, err := os.Readlink(path(pid, "fd", name))
+			if errors.Is(err, fs.ErrPermission) {
+				return fmt.Errorf("%w (run as the user of process %d, with the capabilities that it has)", err, pid)
+			}
+			if err != nil {
+				continue // closed meanwhile
+			}
+			text, ok := strings.CutPrefix(target, "socket:[")
+			if !ok {
+				continue
+			}
+			inode, err := strconv.ParseUint(strings.TrimSuffix(text, "]"), 10, 64)
+			if err != nil {
+				continue
+			}
+			if fd, err := strconv.Atoi(name); err == nil && !more(inode, fd) {
+				return nil
+			}
+		}
+	}
 }
 
 // Holders lists the processes that have the socket open. It looks at every process, so it is for error messages and

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -38,9 +39,15 @@ func (d *Driver) lookAtListeners(ctx context.Context, p processes) error {
 	if err != nil {
 		return fmt.Errorf("%w: listeners of worker %d: %w", driver.ErrProxyDown, p.current[0], err)
 	}
-	ours := map[uint64]bool{}
-	for _, pid := range slices.Concat([]int{p.master}, p.current, p.leaving) {
-		sockets, err := procfs.Sockets(pid)
+	foreign := map[uint64]bool{}
+	for _, l := range table {
+		foreign[l.Inode] = slices.ContainsFunc(d.o.Frontends, func(f Frontend) bool {
+			return slices.ContainsFunc(f.Binds, func(b netip.AddrPort) bool { return clashes(b, l.Local) })
+		})
+	}
+	maps.DeleteFunc(foreign, func(_ uint64, clashes bool) bool { return !clashes })
+	for _, pid := range slices.Concat(p.current, []int{p.master}, p.leaving) {
+		left, err := procfs.Without(pid, foreign)
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			return d.asksFrontends(ctx, p)
@@ -49,13 +56,11 @@ func (d *Driver) lookAtListeners(ctx context.Context, p processes) error {
 		case err != nil:
 			return fmt.Errorf("%w: sockets of process %d: %w", driver.ErrProxyDown, pid, err)
 		}
-		for inode := range sockets {
-			ours[inode] = true
-		}
+		foreign = left
 	}
 	for _, f := range d.o.Frontends {
 		for _, bind := range f.Binds {
-			if err := owned(bind, table, ours); err != nil {
+			if err := owned(bind, table, foreign); err != nil {
 				return fmt.Errorf("frontend %s: %w", f.Name, err)
 			}
 		}
@@ -69,14 +74,14 @@ func bindsIPv6(f Frontend) bool {
 	return slices.ContainsFunc(f.Binds, func(b netip.AddrPort) bool { return b.Addr().Is6() })
 }
 
-// owned says whether all that listens on the bind address is ours, and something is.
-func owned(bind netip.AddrPort, table []procfs.Conn, ours map[uint64]bool) error {
+// owned says whether something listens on the bind address, and none of it is foreign.
+func owned(bind netip.AddrPort, table []procfs.Conn, foreign map[uint64]bool) error {
 	mine := false
 	for _, l := range table {
 		if !clashes(bind, l.Local) {
 			continue
 		}
-		if !ours[l.Inode] {
+		if foreign[l.Inode] {
 			return fmt.Errorf("%w: a foreign process listens on %s (socket inode %d): find it with `ss -ltnp` and stop it",
 				driver.ErrProxyMismatch, l.Local, l.Inode)
 		}

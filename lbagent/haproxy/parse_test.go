@@ -122,7 +122,7 @@ func TestOwnedListeners(t *testing.T) {
 		{Local: netip.MustParseAddrPort("127.0.0.1:8080"), Listening: true, Inode: 111},
 		{Local: netip.MustParseAddrPort("0.0.0.0:80"), Listening: true, Inode: 222},
 	}
-	ours := map[uint64]bool{111: true}
+	foreign := map[uint64]bool{222: true}
 	for _, tt := range []struct {
 		bind string
 		ok   bool
@@ -132,7 +132,7 @@ func TestOwnedListeners(t *testing.T) {
 		{"0.0.0.0:8080", true},  // the specific one is ours, so no connection goes astray
 		{"0.0.0.0:80", false},
 	} {
-		if err := owned(netip.MustParseAddrPort(tt.bind), table, ours); (err == nil) != tt.ok {
+		if err := owned(netip.MustParseAddrPort(tt.bind), table, foreign); (err == nil) != tt.ok {
 			t.Errorf("%s: %v", tt.bind, err)
 		}
 	}
