@@ -210,29 +210,57 @@ func TestReadingOfAllHoldsNobodyUp(t *testing.T) {
 	h.expect("shop", map[string]driver.Mode{"b1": driver.Serving})
 }
 
+// TestLateReadingOfAll: a reading of all that looked at the proxy before it was restarted, and is told after another reading
+// has told of the new process, does not bring the old one back.
+func TestLateReadingOfAll(t *testing.T) {
+	h := newHost(t).start()
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	gate := make(chan struct{})
+	h.proxy.with(func() { h.proxy.heldGate = gate })
+	h.eventually("a reading of all has looked", func() (waits bool) {
+		h.proxy.with(func() { waits = h.proxy.heldWaits })
+		return waits
+	})
+	old := h.agent.state.Load().Process
+	h.proxy.restart()
+	h.eventually("the new process is seen", func() bool { return h.agent.state.Load().Process.WorkerPID == old.WorkerPID+1 })
+	close(gate)
+	for end := time.Now().Add(100 * time.Millisecond); time.Now().Before(end); time.Sleep(50 * time.Microsecond) {
+		if p := h.agent.state.Load().Process; p.WorkerPID == old.WorkerPID {
+			t.Fatalf("worker %d, which has gone, is back", p.WorkerPID)
+		}
+	}
+}
+
 // TestOlderReadingsOfAnotherProcessArePassedOver: what was read of a process that has gone since does not bring it back.
 func TestOlderReadingsOfAnotherProcessArePassedOver(t *testing.T) {
 	old, next := driver.Process{MasterPID: 1, WorkerPID: 2}, driver.Process{MasterPID: 1, WorkerPID: 3}
 	now := time.Now()
 	a := &Agent{inbox: make(chan input, 8)}
-	deliver := func(p driver.Process, at time.Time) bool {
-		return a.deliver(t.Context(), p, at, input{})
+	deliver := func(p driver.Process, began time.Time) bool {
+		return a.deliver(t.Context(), p, began, input{})
 	}
-	if !deliver(old, now) || !deliver(next, now.Add(2)) || !deliver(next, now.Add(1)) {
+	if !deliver(old, now) || !deliver(next, time.Now()) || !deliver(next, now) {
 		t.Error("a reading is passed over for nothing")
 	}
-	if deliver(old, now.Add(1)) {
-		t.Error("an older reading brings back the process of before")
+	if deliver(old, now) {
+		t.Error("a reading that began before another process was told of brings back the one of before")
 	}
 	if !deliver(driver.Process{}, time.Time{}) {
 		t.Error("that the proxy could not be read is passed over")
 	}
+	before := time.Now()
 	a.delivered.gone()
-	if deliver(next, now.Add(2)) {
-		t.Error("an older reading brings back a process that has ended")
+	if deliver(next, before) {
+		t.Error("a reading that began before the end of its process brings it back")
 	}
-	if !deliver(next, time.Now().Add(time.Second)) {
+	if !deliver(next, time.Now()) {
 		t.Error("a newer reading is passed over")
+	}
+	again := next
+	again.StartedAt = again.StartedAt.Add(time.Millisecond) // start times are told with little precision
+	if !deliver(again, before) {
+		t.Error("a reading of the same process is passed over")
 	}
 }
 

@@ -34,6 +34,8 @@ type fakeProxy struct {
 	gate      chan struct{} // if set, Converge waits for it to be closed
 	allGate   chan struct{} // if set, a Read of all waits for it to be closed
 	allWaits  bool          // one does
+	heldGate  chan struct{} // if set, a Read of all that has read waits for it to be closed before it tells
+	heldWaits bool          // one does
 	altered   []driver.Difference
 	mended    int
 }
@@ -212,6 +214,22 @@ func (d *fakeDriver) Read(ctx context.Context, apps ...string) (driver.Reading, 
 			return driver.Reading{}, ctx.Err()
 		}
 	}
+	r, err := d.read(apps)
+	d.mu.Lock()
+	gate = d.heldGate
+	d.heldWaits = d.heldWaits || gate != nil && len(apps) == 0 && err == nil
+	d.mu.Unlock()
+	if gate != nil && len(apps) == 0 && err == nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return driver.Reading{}, ctx.Err()
+		}
+	}
+	return r, err
+}
+
+func (d *fakeDriver) read(apps []string) (driver.Reading, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.down {

@@ -141,7 +141,7 @@ func (a *Agent) read(ctx context.Context, apps []string) {
 		a.m.reads.Observe(time.Since(started).Seconds())
 	}
 	done := make(chan struct{})
-	if !a.deliver(ctx, r.Process, time.Now(), input{event: ev, done: done}) {
+	if !a.deliver(ctx, r.Process, started, input{event: ev, done: done}) {
 		return
 	}
 	select {
@@ -164,18 +164,18 @@ func (d *delivered) gone() {
 	d.at, d.process = time.Now(), driver.Process{}
 }
 
-// deliver hands what was read of a process until the given time to the actor, unless something newer has told of another
-// process already: the older would bring back one that is gone. It reports false if it was passed over or ctx ended first.
-func (a *Agent) deliver(ctx context.Context, p driver.Process, ended time.Time, in input) bool {
+// deliver hands what was read of a process, by a look that began at the given time, to the actor, unless another process was
+// told of since: which of the two looks is the newer one cannot be known, since between the look itself and its delivery a
+// reading of many Apps is taken apart, and the older would bring back a process that is gone. The next look tells. It reports
+// false if it was passed over or ctx ended first.
+func (a *Agent) deliver(ctx context.Context, p driver.Process, began time.Time, in input) bool {
 	a.delivered.mu.Lock()
 	defer a.delivered.mu.Unlock()
 	if p != (driver.Process{}) { // else it tells why nothing could be read
-		if ended.Before(a.delivered.at) && p != a.delivered.process {
+		if began.Before(a.delivered.at) && !participant.SameProcess(p, a.delivered.process) {
 			return false
 		}
-		if ended.After(a.delivered.at) {
-			a.delivered.at, a.delivered.process = ended, p
-		}
+		a.delivered.at, a.delivered.process = time.Now(), p
 	}
 	return a.send(ctx, in)
 }
@@ -199,7 +199,8 @@ func (a *Agent) seeProcess(ctx context.Context) {
 	}
 	c, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
+	began := time.Now()
 	if p, err := a.opts.Driver.Process(c); err == nil {
-		a.deliver(ctx, p, time.Now(), input{event: participant.ProcessSeen{Process: p}})
+		a.deliver(ctx, p, began, input{event: participant.ProcessSeen{Process: p}})
 	}
 }

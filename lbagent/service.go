@@ -374,7 +374,7 @@ func (a *Agent) readNow(ctx context.Context, apps []string) error {
 	}
 	done := make(chan struct{})
 	ev := participant.Reading{Started: started, All: len(apps) == 0, Apps: apps, Reading: r}
-	if !a.deliver(c, r.Process, time.Now(), input{event: ev, done: done}) {
+	if !a.deliver(c, r.Process, started, input{event: ev, done: done}) {
 		return c.Err() // nil: something newer is known already
 	}
 	select {

@@ -164,7 +164,7 @@ func (m *stepper) dispatch(ev Event) {
 	case ProcessSeen:
 		m.seeProcess(ev.Process)
 	case ProcessGone:
-		if sameProcess(ev.Process, m.s.Process) {
+		if SameProcess(ev.Process, m.s.Process) {
 			m.seeProcess(driver.Process{}) // until another one is read, nothing runs
 		}
 	case AppsFound:
