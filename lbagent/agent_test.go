@@ -210,6 +210,30 @@ func TestReadingOfAllHoldsNobodyUp(t *testing.T) {
 	h.expect("shop", map[string]driver.Mode{"b1": driver.Serving})
 }
 
+// TestFailedReadingOfAll: one reading that took long and failed does not keep a Host out of traffic for as long as it is
+// until everything is read again.
+func TestFailedReadingOfAll(t *testing.T) {
+	h := newHost(t).start()
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	gate := make(chan struct{})
+	h.proxy.with(func() { h.proxy.allGate = gate })
+	h.eventually("a reading of all is under way", func() (waits bool) {
+		h.proxy.with(func() { waits = h.proxy.allWaits })
+		return waits
+	})
+	time.Sleep(allEveryMax / allShare)
+	h.proxy.with(func() { h.proxy.down, h.proxy.allGate = true, nil })
+	close(gate)
+	problems := func() int { return len(h.agent.state.Load().Problems()) }
+	h.eventually("it is told that the proxy cannot be read", func() bool { return problems() > 0 })
+	h.proxy.with(func() { h.proxy.down = false })
+	begin := time.Now()
+	h.eventually("the proxy can be read", func() bool { return problems() == 0 })
+	if took := time.Since(begin); took > allEvery {
+		t.Errorf("for %s the proxy could be read, and was not", took)
+	}
+}
+
 // TestLateReadingOfAll: a reading of all that looked at the proxy before it was restarted, and is told after another reading
 // has told of the new process, does not bring the old one back.
 func TestLateReadingOfAll(t *testing.T) {

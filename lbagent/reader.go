@@ -54,7 +54,7 @@ func (a *Agent) readLoop(ctx context.Context) {
 		proxy.follow(s.Process)
 		now := time.Now()
 		plan := s.ReadPlan()
-		all := plan.All || now.Sub(lastAll) >= allPause(allTook)
+		all := plan.All || now.Sub(lastAll) >= allPause(allTook) || plan.Failed && now.Sub(lastAll) >= processEvery
 		var apps []string
 		if now.Sub(last) >= urgentGap {
 			apps = plan.Urgent

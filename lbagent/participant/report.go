@@ -180,11 +180,13 @@ func (r *reading) tellsAs(was *reading) bool {
 }
 
 // ReadPlan says what the runner should read: Urgent Apps as often as it can afford (about 20 ms), Watched ones less so
-// (about 200 ms). All: everything, now.
+// (about 200 ms). All: everything, now. Failed: the proxy could not be read, which keeps this Host out of traffic until a
+// reading works.
 type ReadPlan struct {
 	Urgent  []string
 	Watched []string
 	All     bool
+	Failed  bool
 }
 
 // ReadPlan looks at what waits for a reading.
@@ -194,6 +196,7 @@ func (s *State) ReadPlan() ReadPlan {
 		return p
 	}
 	p.All = s.lastAll.Before(s.readAll) || s.lastAll.IsZero()
+	p.Failed = s.readErr != nil
 	urgent := map[string]bool{}
 	for _, w := range s.waits {
 		for _, app := range w.apps {

@@ -38,6 +38,8 @@ type State struct {
 	readErr    error
 	// readErrAt is when the first of the readings began that have failed since.
 	readErrAt time.Time
+	// readAt is when the newest of the readings began that have worked.
+	readAt time.Time
 	survey    survey
 	repaired  []Drift
 	shown     int    // the master of the proxy that was seen to serve what is committed; see noteShown

@@ -213,6 +213,9 @@ func (m *stepper) workFailed(app string, l *live, w *Work, t *Txn, err error) {
 // stepReading takes in what the proxy reported.
 func (m *stepper) stepReading(ev Reading) {
 	m.s.readErr = nil
+	if ev.Started.After(m.s.readAt) {
+		m.s.readAt = ev.Started
+	}
 	old := m.s.Process
 	m.seeProcess(ev.Reading.Process)
 	proc := m.s.Process
@@ -252,7 +255,11 @@ func (m *stepper) stepReading(ev Reading) {
 	}
 }
 
+// stepReadFailed takes in that the proxy could not be read, unless a reading that began later has worked: it says more.
 func (m *stepper) stepReadFailed(ev ReadFailed) {
+	if ev.Started.Before(m.s.readAt) {
+		return
+	}
 	if m.s.readErr == nil {
 		m.s.readErrAt = ev.Started
 	}
