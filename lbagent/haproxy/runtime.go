@@ -41,13 +41,16 @@ type commandLine struct {
 
 // ask sends the commands on one connection and returns one answer for each. The connection ends after the last, so the
 // answers are complete or there is an error: a truncated one is never returned.
+//
+// That the caller gave up is told as that, and not as a HAProxy that does not answer: others may share the answer.
 func (c commandLine) ask(ctx context.Context, commands ...string) ([]string, error) {
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unix", c.socket)
 	if err != nil {
-		return nil, downError(c.socket, err)
+		return nil, downError(c.socket, gaveUp(caller, err))
 	}
 	defer conn.Close()
 	end, _ := ctx.Deadline()
@@ -55,16 +58,16 @@ func (c commandLine) ask(ctx context.Context, commands ...string) ([]string, err
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if _, err := io.WriteString(conn, strings.Join(commands, ";")+"\n"); err != nil {
-		return nil, downError(c.socket, err)
+		return nil, downError(c.socket, gaveUp(caller, err))
 	}
 	// The master's command line ends the connection only when it sees that nothing more will come.
 	if err := conn.(*net.UnixConn).CloseWrite(); err != nil {
-		return nil, downError(c.socket, err)
+		return nil, downError(c.socket, gaveUp(caller, err))
 	}
 	text, err := io.ReadAll(io.LimitReader(conn, maxAnswer+1))
 	switch {
 	case err != nil:
-		return nil, downError(c.socket, err)
+		return nil, downError(c.socket, gaveUp(caller, err))
 	case len(text) > maxAnswer:
 		return nil, fmt.Errorf("%s: the answer has more than %d bytes", c.socket, maxAnswer)
 	}
@@ -116,6 +119,18 @@ func downError(socket string, err error) error {
 		return fmt.Errorf("%w: nothing listens on %s (%w): start haproxy, or correct the path", driver.ErrProxyDown, socket, err)
 	}
 	return fmt.Errorf("%w: %s: %w", driver.ErrProxyDown, socket, err)
+}
+
+// gaveUp is the end of the caller's patience if err came of that. The connection's own deadline may pass a moment before
+// that of ctx is told.
+func gaveUp(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if end, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(end) {
+		return context.DeadlineExceeded
+	}
+	return err
 }
 
 // escape quotes what the command line takes for itself.

@@ -39,11 +39,11 @@ type State struct {
 	// readErrAt is when the first of the readings began that have failed since.
 	readErrAt time.Time
 	// readAt is when the newest of the readings began that have worked.
-	readAt time.Time
-	survey    survey
-	repaired  []Drift
-	shown     int    // the master of the proxy that was seen to serve what is committed; see noteShown
-	unshown   string // an App that was not seen so
+	readAt   time.Time
+	survey   survey
+	repaired []Drift
+	shown    int    // the master of the proxy that was seen to serve what is committed; see noteShown
+	unshown  string // an App that was not seen so
 }
 
 // attempt is the volatile part of an open transaction; t is set until STAGED makes it durable.
