@@ -29,4 +29,12 @@ func TestAnOldReadingThatFailsSaysNothing(t *testing.T) {
 	if len(s.Problems()) == 0 {
 		t.Error("the newest reading has failed, and nothing is said of it")
 	}
+	step(Reading{Started: before, All: true, Reading: driver.Reading{Process: proc, At: before}})
+	if len(s.Problems()) == 0 {
+		t.Error("a reading that began before the one that failed takes that back")
+	}
+	step(Reading{Started: now, All: true, Reading: driver.Reading{Process: proc, At: now}})
+	if p := s.Problems(); len(p) > 0 {
+		t.Errorf("%v, and the newest reading has worked", p)
+	}
 }

@@ -212,7 +212,9 @@ func (m *stepper) workFailed(app string, l *live, w *Work, t *Txn, err error) {
 
 // stepReading takes in what the proxy reported.
 func (m *stepper) stepReading(ev Reading) {
-	m.s.readErr = nil
+	if !ev.Started.Before(m.s.readErrAt) { // else it looked before one that failed
+		m.s.readErr = nil
+	}
 	if ev.Started.After(m.s.readAt) {
 		m.s.readAt = ev.Started
 	}
