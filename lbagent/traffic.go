@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/cutover/cutover/internal/procfs"
+	"github.com/cutover/cutover/internal/sockdiag"
 	"github.com/cutover/cutover/lbagent/participant"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
@@ -24,7 +25,7 @@ const countEvery = 500 * time.Millisecond
 
 // clients is a count of the client connections of the Group's frontend.
 type clients struct {
-	sessions int
+	sessions int // there are, or have ended since the count before
 	// quietSince: every count from then on found none; zero while there are some.
 	quietSince time.Time
 }
@@ -93,20 +94,35 @@ func (a *Agent) readyz(w http.ResponseWriter, _ *http.Request) {
 }
 
 // countLoop counts the client connections while the Host is ordered out. The kernel knows those of every worker of the
-// proxy, leaving ones included, and those that no worker has taken yet.
+// proxy, leaving ones included, and those that no worker has taken yet; and it tells of each that has ended, so that none is
+// too short to be counted.
 func (a *Agent) countLoop(ctx context.Context) {
 	if len(a.opts.Frontend) == 0 {
 		return
 	}
 	tick := time.NewTicker(countEvery)
 	defer tick.Stop()
+	var endings *sockdiag.Endings
+	end := func() {
+		if endings != nil {
+			_ = endings.Close()
+			endings = nil
+		}
+	}
+	defer end()
+	failed := false
 	for {
 		if a.state.Load().Durable.Traffic.Order != participant.TrafficOut {
+			end()
 			a.clients.Store(nil)
-		} else if n, err := countClients(a.opts.Frontend); err != nil {
+		} else if n, err := a.countClients(&endings); err != nil {
 			a.clients.Store(nil) // what could not be counted proves nothing
-			a.log.Warn("the client connections cannot be counted", "err", err)
+			if !failed {
+				a.log.Warn("the client connections cannot be counted, so nothing proves that this host is out of traffic", "err", err)
+			}
+			failed = true
 		} else {
+			failed = false
 			next := &clients{sessions: n}
 			if n == 0 {
 				next.quietSince = time.Now()
@@ -124,12 +140,24 @@ func (a *Agent) countLoop(ctx context.Context) {
 	}
 }
 
-// countClients counts the connections to the addresses that are not in TIME_WAIT: those have ended.
-func countClients(frontend []netip.AddrPort) (int, error) {
-	rows, err := procfs.TCP(func(c procfs.Conn) bool {
-		return !c.Listening && slices.ContainsFunc(frontend, func(f netip.AddrPort) bool {
-			return c.Local.Port() == f.Port() && (f.Addr().IsUnspecified() || c.Local.Addr() == f.Addr().Unmap())
+// countClients counts the connections to the frontend: those that there are, without the ones in TIME_WAIT, and those that
+// have ended since the count before.
+func (a *Agent) countClients(endings **sockdiag.Endings) (int, error) {
+	ofFrontend := func(local netip.AddrPort) bool {
+		return slices.ContainsFunc(a.opts.Frontend, func(f netip.AddrPort) bool {
+			return local.Port() == f.Port() && (f.Addr().IsUnspecified() || local.Addr().Unmap() == f.Addr().Unmap())
 		})
-	})
-	return len(rows), err
+	}
+	if *endings == nil {
+		var err error
+		if *endings, err = sockdiag.Subscribe(); err != nil {
+			return 0, err
+		}
+	}
+	rows, err := procfs.TCP(func(c procfs.Conn) bool { return !c.Listening && ofFrontend(c.Local) })
+	if err != nil {
+		return 0, err
+	}
+	ended, err := (*endings).Read(ofFrontend)
+	return len(rows) + ended, err
 }

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
@@ -124,6 +125,34 @@ func TestClientsAreCounted(t *testing.T) {
 	if got := state().GetQuietSince().AsTime(); !got.Equal(since) {
 		t.Errorf("quiet since %v, was %v", got, since)
 	}
+}
+
+// Clients whose connections are too short to be seen in any one moment are clients all the same.
+func TestShortConnectionsAreTraffic(t *testing.T) {
+	frontend := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer frontend.Close()
+	h := newHost(t)
+	h.frontend = []netip.AddrPort{netip.MustParseAddrPort(frontend.Listener.Addr().String())}
+	h.start()
+	h.traffic(in)
+	h.traffic(out)
+	state := func() *lbagentv1.Traffic { return h.agent.traffic(h.agent.state.Load()) }
+	h.eventually("the count to begin", func() bool { return state().GetCounted() })
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	tick := time.NewTicker(countEvery / 4)
+	defer tick.Stop()
+	for began := time.Now(); time.Since(began) < 8*countEvery; <-tick.C {
+		resp, err := client.Get(frontend.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		// A count that began before the first request may still be the newest.
+		if q := state().GetQuietSince(); q != nil && time.Since(began) > 3*countEvery {
+			t.Fatalf("said to be quiet since %v while clients come and go", q.AsTime())
+		}
+	}
+	h.eventually("it to be quiet", func() bool { return state().GetQuietSince() != nil })
 }
 
 // Upstream balancers ask in the clear, and learn nothing but yes or no.

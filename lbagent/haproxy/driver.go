@@ -36,6 +36,7 @@ type Driver struct {
 	// worker that is being replaced would be lost.
 	reloading  *semaphore.Weighted
 	lastMaster atomic.Int64 // pid of the master that answered last
+	listened   atomic.Pointer[listened]
 
 	mu     sync.Mutex
 	health map[string]map[string]driver.Health // App -> upstream -> check, as converged last by this process

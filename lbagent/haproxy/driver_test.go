@@ -460,3 +460,29 @@ func TestBackgroundCheckVetoes(t *testing.T) {
 		t.Errorf("stage after the cause is gone: %v", err)
 	}
 }
+
+// A HAProxy that no client can reach is not one that serves, whatever its servers look like.
+func TestADisabledFrontendIsSeen(t *testing.T) {
+	p := startProxy(t, 2)
+	p.put(t, app("shop", drivertest.NewBackend(t, "a-1").Upstream(driver.Serving)))
+	if _, err := p.driver.Read(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	tell := func(command string) {
+		t.Helper()
+		if answers, err := p.driver.worker.ask(testContext(t), command); err != nil || strings.TrimSpace(answers[0]) != "" {
+			t.Fatalf("%s: %q, %v", command, answers, err)
+		}
+	}
+	tell("disable frontend cutover_fe_public")
+	drivertest.Eventually(t, "that it does not listen", func() error {
+		if _, err := p.driver.Read(testContext(t), "shop"); !errors.Is(err, driver.ErrProxyMismatch) || !strings.Contains(err.Error(), "does not listen") {
+			return fmt.Errorf("read: %w", err)
+		}
+		return nil
+	})
+	tell("enable frontend cutover_fe_public")
+	if _, err := p.driver.Read(testContext(t)); err != nil {
+		t.Errorf("read after the frontend is enabled: %v", err)
+	}
+}

@@ -30,6 +30,29 @@ func (d *Driver) ownsListeners(ctx context.Context, p processes) error {
 	return err
 }
 
+// listensFor is how long readings rely on the last look at the listeners: the kernel walks all connections for it.
+const listensFor = time.Second
+
+// stillListens is ownsListeners for readings, which come often.
+func (d *Driver) stillListens(ctx context.Context, p processes) error {
+	seen := d.listened.Load()
+	if seen != nil && time.Since(seen.at) < listensFor && seen.master == p.master && seen.worker == p.current[0] {
+		return nil
+	}
+	began := time.Now()
+	if err := d.ownsListeners(ctx, p); err != nil {
+		return err
+	}
+	d.listened.Store(&listened{at: began, master: p.master, worker: p.current[0]})
+	return nil
+}
+
+// listened is a look at the listeners that found all of them.
+type listened struct {
+	at             time.Time
+	master, worker int
+}
+
 func (d *Driver) lookAtListeners(ctx context.Context, p processes) error {
 	families := []procfs.Family{procfs.IPv4}
 	if slices.ContainsFunc(d.o.Frontends, bindsIPv6) {
@@ -88,7 +111,7 @@ func owned(bind netip.AddrPort, table []procfs.Conn, foreign map[uint64]bool) er
 		mine = true
 	}
 	if !mine {
-		return fmt.Errorf("%w: haproxy does not listen on %s: look into its log and restart it", driver.ErrProxyMismatch, bind)
+		return fmt.Errorf("%w: haproxy does not listen on %s: enable the frontend if somebody has disabled it, else look into its log and restart it", driver.ErrProxyMismatch, bind)
 	}
 	return nil
 }

@@ -14,7 +14,8 @@ import (
 const manySlots = 40
 
 // Read reports what the running worker holds for the Apps, with the sessions of workers that are leaving added. It reads
-// the worker alone: what is published plays no part, except to know which upstreams are meant to be without checks.
+// the worker alone: what is published plays no part, except to know which upstreams are meant to be without checks. It is
+// ErrProxyMismatch if the frontends' ports are not, or no longer, this HAProxy's; that is looked at once in listensFor.
 func (d *Driver) Read(ctx context.Context, apps ...string) (driver.Reading, error) {
 	holders := d.tree.holdersOf(apps)
 	if len(apps) == 0 {
@@ -33,6 +34,10 @@ func (d *Driver) Read(ctx context.Context, apps ...string) (driver.Reading, erro
 	}
 	process, err := d.process(obs.procs)
 	if err != nil {
+		return driver.Reading{}, fmt.Errorf("haproxy read: %w", err)
+	}
+	// What clients cannot reach proves nothing, however well its servers look.
+	if err := d.stillListens(ctx, obs.procs); err != nil {
 		return driver.Reading{}, fmt.Errorf("haproxy read: %w", err)
 	}
 	if len(apps) == 0 {

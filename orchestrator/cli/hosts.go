@@ -38,7 +38,6 @@ func (a *app) addHostFlags(cmd *cobra.Command, wait string) *hostFlags {
 	f := &hostFlags{conn: addConnection(cmd)}
 	a.addOutput(cmd)
 	cmd.Flags().StringVar(&f.reason, "reason", "", "why, for the audit record (required)")
-	must(cmd.MarkFlagRequired("reason"))
 	cmd.Flags().StringVar(&f.key, "idempotency-key", "", "name of this request: repeated with the same key it changes nothing more")
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 2*time.Minute, wait)
 	cmd.Args = cobra.ExactArgs(1)
@@ -168,7 +167,7 @@ func becomeQuiet(h wire.Host) string {
 	case t.Ordered != "out" || t.Ready:
 		return "its readiness turns red"
 	case !t.Counted:
-		return "its client connections are not counted yet"
+		return "its client connections are not counted yet (that needs CAP_NET_ADMIN; its lbagent's log says more)"
 	case t.Sessions > 0:
 		return fmt.Sprintf("readiness is red, %d client connections are left", t.Sessions)
 	case t.QuietSeconds < quietFor.Seconds():

@@ -38,7 +38,7 @@ func (e *Engine) HostDrift(ctx context.Context, name string) (api.HostDrift, err
 	}
 	answer, err := e.ports.Coordinator.HostDrift(ctx, name)
 	if err != nil {
-		return api.HostDrift{}, refused(deploy.RefusedUnavailable, "host %s does not answer: %v", name, err)
+		return api.HostDrift{}, refused(deploy.RefusedUnavailable, "%v", err)
 	}
 	info := hosts[i]
 	if st := answer.GetHost(); st != nil {

@@ -354,7 +354,7 @@ func (e *Engine) ShowHost(ctx context.Context, name string) (api.HostShow, error
 	}
 	answer, err := e.ports.Coordinator.ShowHost(ctx, name)
 	if err != nil {
-		return api.HostShow{}, refused(deploy.RefusedUnavailable, "host %s does not answer: %v", name, err)
+		return api.HostShow{}, refused(deploy.RefusedUnavailable, "%v", err)
 	}
 	info := hosts[i]
 	if st := answer.GetHost(); st != nil {

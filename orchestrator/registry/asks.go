@@ -41,7 +41,7 @@ func (s Seen) proof(ask txn.MemberAsk, inTraffic bool) (*Proof, string) {
 	case inTraffic, t.GetOrder() != lbagentv1.TrafficOrder_TRAFFIC_ORDER_OUT || t.GetReady():
 		return nil, "it is in traffic as far as is known: it was not drained"
 	case !t.GetCounted():
-		return nil, "it cannot count its client connections"
+		return nil, "it cannot count its client connections: its lbagent lacks the capability CAP_NET_ADMIN, or its log says why"
 	case t.GetSessions() > 0:
 		return nil, fmt.Sprintf("it is drained and still has %d client connections", t.GetSessions())
 	case quiet < quietFor:

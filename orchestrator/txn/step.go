@@ -576,7 +576,7 @@ func (s *step) missing(h *Host) string {
 	if h.Connected {
 		return fmt.Sprintf("host %s of group %s is connected but not up to date: %s; see `cutover lb show %s`", h.Name, h.Group, h.Behind, h.Name)
 	}
-	return fmt.Sprintf("host %s of group %s is not connected: see `cutover lb hosts`, and start its lbagent with `%s`", h.Name, h.Group, s.rules.StartCommand(h.Name))
+	return fmt.Sprintf("host %s of group %s is not connected: see `cutover lb hosts`, and start its lbagent with `%s`, or kill -9 it if it hangs", h.Name, h.Group, s.rules.StartCommand(h.Name))
 }
 
 // refusalText is a refusal in words: the reason, the upstream, what the Host said.

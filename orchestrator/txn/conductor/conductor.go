@@ -431,7 +431,7 @@ func (c *Conductor) show(ctx context.Context, name string, what *lbagentv1.ShowR
 	defer cancel()
 	resp, err := l.Client().Show(ctx, connect.NewRequest(what))
 	if err != nil {
-		return nil, fmt.Errorf("host %s does not answer (%s): start its lbagent with `%s`", name, registry.Plain(err), c.rules.StartCommand(name))
+		return nil, fmt.Errorf("host %s does not answer (%s): start its lbagent with `%s`, or kill -9 it if it hangs", name, registry.Plain(err), c.rules.StartCommand(name))
 	}
 	return resp.Msg, nil
 }
