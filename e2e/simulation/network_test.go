@@ -17,7 +17,7 @@ import (
 )
 
 // wire is the network between one orchestrator and one Host, as an http.RoundTripper. A message takes its time, gets
-// lost, arrives twice, or late; a stream loses what is sent while the two are apart.
+// lost, arrives twice, or late. A stream has no gaps, as TCP has none: of one that lost something, nothing more arrives.
 type wire struct {
 	w    *world
 	from *incarnation
@@ -126,6 +126,7 @@ type exchange struct {
 	err    error
 
 	mu     sync.Mutex
+	torn   bool          // something was lost: nothing that is behind it arrives
 	more   chan struct{} // closed and replaced when something arrives
 	buf    []byte
 	end    error
@@ -174,7 +175,7 @@ func (e *exchange) ship(end error) {
 	e.WriteHeader(http.StatusOK)
 	data, code, header := e.pending, e.code, e.sent.Clone()
 	e.pending = nil
-	if e.l.lost() {
+	if e.gap() {
 		return
 	}
 	dice := e.l.w.chance("answer " + e.what)
@@ -185,7 +186,7 @@ func (e *exchange) ship(end error) {
 	d := max(e.l.w.latency(dice), time.Until(e.last)+1)
 	e.last = time.Now().Add(d)
 	e.l.w.after(d, "answer "+e.what, func() {
-		if e.l.lost() {
+		if e.gap() {
 			return
 		}
 		e.once.Do(func() {
@@ -194,6 +195,15 @@ func (e *exchange) ship(end error) {
 		})
 		e.arrive(data, end)
 	})
+}
+
+// gap says whether something of the stream is lost: now, since the two are apart, or before.
+func (e *exchange) gap() bool {
+	lost := e.l.lost()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.torn = e.torn || lost
+	return e.torn
 }
 
 // fail ends the exchange before its head.

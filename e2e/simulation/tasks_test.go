@@ -99,6 +99,10 @@ func (r runner) place(t *task, s engine.TaskSpec) {
 		return // it is offered again by the next one
 	}
 	m.mu.Lock()
+	if t.state != engine.Queued { // killed meanwhile, and told to be not launched
+		m.mu.Unlock()
+		return
+	}
 	t.place, t.state = place, engine.Launching
 	t.addr = netip.AddrPortFrom(netip.MustParseAddr(ip), ports[0])
 	t.since = time.Now()

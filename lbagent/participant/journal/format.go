@@ -94,7 +94,7 @@ func decode(path string, data []byte) (contents, error) {
 	c.seq = binary.LittleEndian.Uint64(data[len(magic)+4:])
 	first := true
 	for off := headerSize; off < len(data); {
-		payload, err := nextFrame(data[off:], off)
+		payload, err := nextFrame(data[off:])
 		if errors.Is(err, errTorn) && !first {
 			c.torn = int64(len(data) - off)
 			return c, nil
@@ -131,18 +131,16 @@ func decode(path string, data []byte) (contents, error) {
 // errTorn: the rest of the file is what a crash in the middle of an Append can leave.
 var errTorn = errors.New("the file ends within a frame")
 
-// diskBlock is the unit that a disk writes: of an interrupted write, some blocks are there and others read as zeros.
-const diskBlock = 512
-
-// nextFrame returns the payload of the frame at the start of b, which is at offset off of the file.
-func nextFrame(b []byte, off int) ([]byte, error) {
+// nextFrame returns the payload of the frame at the start of b, which reaches to the end of the file. Of an interrupted write,
+// the end may be missing or read as zeros.
+func nextFrame(b []byte) ([]byte, error) {
 	if len(b) < frameSize || allZero(b) {
 		return nil, errTorn
 	}
 	n := int64(binary.LittleEndian.Uint32(b))
 	if crc32.Checksum(b[:4], castagnoli) != binary.LittleEndian.Uint32(b[4:]) {
-		if cut := diskBlock - off%diskBlock; cut < frameSize && allZero(b[cut:]) {
-			return nil, errTorn // the frame's own header lies across a block that was not written
+		if allZero(b[frameSize:]) {
+			return nil, errTorn // the write ended within the frame's own header
 		}
 		return nil, errors.New("the checksum of a length is wrong")
 	}

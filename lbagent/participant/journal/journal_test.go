@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -192,6 +194,37 @@ func TestTornTailIsDropped(t *testing.T) {
 	}
 	if _, d = open(t, Options{Dir: dir}); d.Epoch != 2 {
 		t.Errorf("after the torn tail: epoch %d", d.Epoch)
+	}
+}
+
+// An interrupted write may leave its beginning, of any length, and zeros up to the size that it would have had.
+func TestTailOfZerosIsDropped(t *testing.T) {
+	dir := t.TempDir()
+	j, _ := open(t, Options{Dir: dir})
+	if err := j.Append(record(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, fileName)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame, err := encodeFrame('R', []participant.Record{record(2)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for written := range len(frame) {
+		tail := append(slices.Clone(frame[:written]), make([]byte, len(frame)-written)...)
+		c, err := decode(path, append(slices.Clone(whole), tail...))
+		if bytes.Equal(tail, frame) {
+			continue // what was not written is zero anyway
+		}
+		if err != nil || c.torn != int64(len(frame)) || c.state.Epoch != 1 {
+			t.Errorf("%d of %d bytes written: torn %d, epoch %d, %v", written, len(frame), c.torn, c.state.Epoch, err)
+		}
 	}
 }
 
