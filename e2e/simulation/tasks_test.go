@@ -187,15 +187,16 @@ func (r runner) Kill(_ context.Context, id string) error {
 		m.w.checkKill(t)
 	}
 	m.w.after(between(m.w.chance("kill "+id), time.Millisecond, 500*time.Millisecond), "killed "+id, func() {
+		m.mu.Lock()
+		waits := t == nil || t.state == engine.Queued
+		if t != nil && waits {
+			t.state = engine.Killed
+		}
+		m.mu.Unlock()
 		switch {
 		case running:
 			m.end(t, engine.Killed)
-		case t == nil || t.state == engine.Queued:
-			if t != nil {
-				m.mu.Lock()
-				t.state = engine.Killed
-				m.mu.Unlock()
-			}
+		case waits:
 			if e = r.inc.live(); e != nil {
 				_ = e.HandleLost(r.inc.ctx, id, "not launched", true)
 			}

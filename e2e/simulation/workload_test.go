@@ -39,10 +39,10 @@ func (l *workload) users() {
 		if time.Now().After(l.until) {
 			return
 		}
+		l.users() // it throws the dice before ask does, or which of the two is first would be left to chance
 		if e := l.w.leader().live(); e != nil {
 			go l.ask(e)
 		}
-		l.users()
 	})
 }
 
