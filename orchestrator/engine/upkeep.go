@@ -244,6 +244,9 @@ func (e *Engine) sendAmend(rec *amendRecord) {
 			}
 			am.Insert = append(am.Insert, u)
 			am.Deadline = e.batch.now.Add(e.opts.InsertTimeout)
+			if rec.Undo == "" {
+				am.Spec = t.Spec
+			}
 		}
 		if len(inserts) != len(am.Insert) {
 			continue
@@ -356,7 +359,9 @@ func (e *Engine) inserted(rec *amendRecord) {
 func (e *Engine) notInserted(rec *amendRecord) {
 	e.log.Warn("a replacement was not inserted", "app", rec.App, "tasks", rec.Insert, "reason", rec.Failed)
 	a := e.s.apps[rec.App]
-	if len(rec.Done) > 0 {
+	// Another Spec was committed meanwhile: its Commit has replaced these tasks in every Group.
+	stale := rec.Undo == "" && slices.ContainsFunc(rec.Insert, func(id string) bool { t := e.s.task(id); return t != nil && t.Spec != a.Committed })
+	if len(rec.Done) > 0 && !stale {
 		if a.Open != "" || a.Waiting != "" {
 			e.inserted(rec)
 			return
@@ -392,6 +397,9 @@ func (e *Engine) notInserted(rec *amendRecord) {
 	for _, id := range rec.Insert {
 		if t := e.s.task(id); t != nil {
 			e.retire(t, "")
+			if stale {
+				continue
+			}
 			a.Backoff[t.Instance] = a.Backoff[t.Instance].After(0, e.batch.now, e.opts.Scheduler)
 			e.batch.apps[rec.App] = true
 		}

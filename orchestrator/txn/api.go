@@ -122,6 +122,9 @@ type Amendment struct {
 	// Both wait while a transaction is open on the Section.
 	Insert []*lbagentv1.Upstream
 	Retire []string
+	// Spec is the one that Insert replaces tasks of: should another one be committed when the Section is free, the insertion is
+	// refused, so that no upstream of an old Spec comes in behind a Commit. 0, and with Undo: not looked at.
+	Spec uint64
 	// Undo is the transaction that is being undone and whose undo holds nothing that can serve: then Insert does not wait
 	// for it. Hosts that still owe Aborted get the inserts with Abort, switch to them when all are green, and only then
 	// answer (NEVER-ZERO); the others get them as always. Such an insertion is never taken back: what it replaces is dead.

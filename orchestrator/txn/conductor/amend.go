@@ -131,7 +131,7 @@ func (c *Conductor) amend(a txn.Amendment) error {
 
 func newAmendment(a txn.Amendment, hosts []string) *amendment {
 	m := &amendment{a: a, hosts: hosts, record: amendRecord{
-		Format: recordFormat, ID: a.ID, Group: a.Group, App: a.App, Remove: a.Remove, Retire: a.Retire, Actor: a.Actor,
+		Format: recordFormat, ID: a.ID, Group: a.Group, App: a.App, Remove: a.Remove, Retire: a.Retire, Spec: a.Spec, Actor: a.Actor,
 		Reason: a.Reason, Deadline: a.Deadline, Undo: a.Undo,
 	}}
 	for _, u := range a.Insert {
@@ -263,6 +263,11 @@ func (c *Conductor) insertGranted(a *amendment) {
 	now := c.sections[a.key()]
 	if now == nil || now.committed.GetRemoved() {
 		c.giveUp(a, "the app has no committed section in the group")
+		return
+	}
+	// What was asked for before a Commit may get its turn behind it (ALL-OR-OLD: one Spec, the committed one).
+	if is := now.committed.GetSection().GetSpec(); a.a.Spec != 0 && is != a.a.Spec {
+		c.giveUp(a, fmt.Sprintf("the app is at spec %d by now, and this replaces tasks of spec %d", is, a.a.Spec))
 		return
 	}
 	c.applyInsert(a)

@@ -206,7 +206,7 @@ func (c *Conductor) loadAmendment(r store.Record) error {
 	if err := decode(r.Key, r.Value, &rec); err != nil {
 		return err
 	}
-	a := txn.Amendment{ID: rec.ID, Group: rec.Group, App: rec.App, Remove: rec.Remove, Retire: rec.Retire, Actor: rec.Actor,
+	a := txn.Amendment{ID: rec.ID, Group: rec.Group, App: rec.App, Remove: rec.Remove, Retire: rec.Retire, Spec: rec.Spec, Actor: rec.Actor,
 		Reason: rec.Reason, Deadline: rec.Deadline}
 	for _, b := range rec.Insert {
 		var u lbagentv1.Upstream

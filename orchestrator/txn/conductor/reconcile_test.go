@@ -378,6 +378,41 @@ func TestAmendInsertAndTransactions(t *testing.T) {
 	cl.holds([]string{"a"}, "lb1")
 }
 
+// A replacement that was asked for before a Commit does not bring the old Spec back behind it.
+func TestAmendInsertOfAnotherSpec(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		cl := newCluster(t, "lb1").up()
+		at := func(id string, spec uint64, names ...string) txn.Proposal {
+			p := proposal(id, names...)
+			p.Changes[0].Target.Spec = spec
+			return p
+		}
+		cl.begin(at("t1", 1, "a"))
+		cl.heard.end(t, "t1", txn.Committed)
+		release := hold(cl.hosts["lb1"], "prepare")
+		cl.begin(at("t2", 2, "b"))
+		cl.heard.phase(t, "t2", txn.Preparing)
+		insert := txn.Amendment{ID: "am", Group: "public", App: "shop", Insert: []*lbagentv1.Upstream{upstream("c")}, Spec: 1, Deadline: time.Now().Add(time.Hour)}
+		if err := cl.Amend(t.Context(), insert); err != nil {
+			t.Fatal(err)
+		}
+		release()
+		cl.heard.end(t, "t2", txn.Committed)
+		cl.heard.until(t, "the insertion to be refused", func() bool { a, ok := amended(cl.heard, "am"); return ok && !a.Done && strings.Contains(a.Reason, "spec 2") })
+		cl.holds([]string{"b"}, "lb1")
+		if restarted { // what was refused stays so
+			cl.restart()
+			cl.up()
+		}
+		// One of the Spec that is committed is taken.
+		insert.ID, insert.Spec, insert.Insert = "am2", 2, []*lbagentv1.Upstream{upstream("d")}
+		if err := cl.Amend(t.Context(), insert); err != nil {
+			t.Fatal(err)
+		}
+		cl.holds([]string{"b", "d"}, "lb1")
+	}
+}
+
 // A pending insertion survives the leader; so does its deadline.
 func TestAmendInsertSurvivesTheLeader(t *testing.T) {
 	for _, late := range []bool{false, true} {

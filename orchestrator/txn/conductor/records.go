@@ -221,6 +221,7 @@ type amendRecord struct {
 	Remove   []string  `json:"remove,omitempty"`
 	Insert   [][]byte  `json:"insert,omitempty"`
 	Retire   []string  `json:"retire,omitempty"`
+	Spec     uint64    `json:"spec,omitempty"`
 	Actor    string    `json:"actor"`
 	Reason   string    `json:"reason"`
 	Deadline time.Time `json:"deadline"`
