@@ -398,7 +398,10 @@ func TestAmendInsertOfAnotherSpec(t *testing.T) {
 		}
 		release()
 		cl.heard.end(t, "t2", txn.Committed)
-		cl.heard.until(t, "the insertion to be refused", func() bool { a, ok := amended(cl.heard, "am"); return ok && !a.Done && strings.Contains(a.Reason, "spec 2") })
+		cl.heard.until(t, "the insertion to be refused", func() bool {
+			a, ok := amended(cl.heard, "am")
+			return ok && !a.Done && strings.Contains(a.Reason, "spec 2")
+		})
 		cl.holds([]string{"b"}, "lb1")
 		if restarted { // what was refused stays so
 			cl.restart()
