@@ -117,6 +117,7 @@ func (a *Agent) countLoop(ctx context.Context) {
 			a.clients.Store(nil)
 		} else if n, err := a.countClients(&endings); err != nil {
 			a.clients.Store(nil) // what could not be counted proves nothing
+			end()                // and the next count begins anew
 			if !failed {
 				a.log.Warn("the client connections cannot be counted, so nothing proves that this host is out of traffic", "err", err)
 			}

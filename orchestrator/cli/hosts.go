@@ -169,7 +169,7 @@ func becomeQuiet(h wire.Host) string {
 	case !t.Counted:
 		return "its client connections are not counted yet (that needs CAP_NET_ADMIN; its lbagent's log says more)"
 	case t.Sessions > 0:
-		return fmt.Sprintf("readiness is red, %d client connections are left", t.Sessions)
+		return fmt.Sprintf("readiness is red, %d client connections are there or have just ended", t.Sessions)
 	case t.QuietSeconds < quietFor.Seconds():
 		return "readiness is red, no client connection is left; it has to stay so for " + quietFor.String()
 	}
