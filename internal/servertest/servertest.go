@@ -87,7 +87,8 @@ func FreePorts(t testing.TB, n int) []int {
 	return nil
 }
 
-// Process is one server of a test. Its methods fail the test; they are not safe for concurrent use with each other.
+// Process is one server of a test. Its methods fail the test. Freeze and Thaw may be called from any goroutine (a timer
+// thaws what may have been killed and started again meanwhile); the others from one at a time.
 type Process struct {
 	t     testing.TB
 	path  string
@@ -95,8 +96,10 @@ type Process struct {
 	dir   string
 	ready func(ctx context.Context) error
 
+	out *tail
+
+	mu   sync.Mutex // guards cmd and done
 	cmd  *exec.Cmd
-	out  *tail
 	done chan struct{}
 }
 
@@ -122,15 +125,16 @@ func (p *Process) Start() {
 		p.t.Fatalf("%s runs already", p.path)
 	}
 	p.out = &tail{}
-	p.cmd = exec.Command(p.path, p.args...)
-	p.cmd.Dir = p.dir
-	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
+	cmd, done := exec.Command(p.path, p.args...), make(chan struct{})
+	cmd.Dir = p.dir
+	cmd.Stdout, cmd.Stderr = p.out, p.out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
 		p.t.Fatalf("start %s: %v", p.path, err)
 	}
-	done, cmd := make(chan struct{}), p.cmd
-	p.done = done
+	p.mu.Lock()
+	p.cmd, p.done = cmd, done
+	p.mu.Unlock()
 	go func() {
 		defer close(done)
 		_ = cmd.Wait() // how it ends is the test's own doing
@@ -154,26 +158,41 @@ func (p *Process) Start() {
 
 // Running reports whether the process has been started and has not ended.
 func (p *Process) Running() bool {
-	if p.done == nil {
+	_, done := p.started()
+	if done == nil {
 		return false
 	}
 	select {
-	case <-p.done:
+	case <-done:
 		return false
 	default:
 		return true
 	}
 }
 
+// started returns the process that was started last, and what is closed at its end; 0 and nil before the first Start.
+func (p *Process) started() (pid int, done <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return 0, nil
+	}
+	return p.cmd.Process.Pid, p.done
+}
+
 // PID returns the process's id.
-func (p *Process) PID() int { return p.cmd.Process.Pid }
+func (p *Process) PID() int {
+	pid, _ := p.started()
+	return pid
+}
 
 // Stop asks it to end in good order (SIGTERM), and waits.
 func (p *Process) Stop() {
 	p.t.Helper()
 	p.signal(syscall.SIGTERM)
+	_, done := p.started()
 	select {
-	case <-p.done:
+	case <-done:
 	case <-time.After(patience):
 		p.t.Fatalf("%s did not end in %v after SIGTERM", p.path, patience)
 	}
@@ -193,7 +212,8 @@ func (p *Process) Thaw() { p.t.Helper(); p.signal(syscall.SIGCONT) }
 
 func (p *Process) signal(sig syscall.Signal) {
 	p.t.Helper()
-	if err := syscall.Kill(-p.cmd.Process.Pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+	pid, _ := p.started()
+	if err := syscall.Kill(-pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 		p.t.Fatalf("signal %v to %s: %v", sig, p.path, err)
 	}
 }
@@ -203,8 +223,9 @@ func (p *Process) kill() {
 	if !p.Running() {
 		return
 	}
-	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
-	<-p.done
+	pid, done := p.started()
+	_ = syscall.Kill(-pid, syscall.SIGKILL)
+	<-done
 }
 
 // tail keeps the last bytes of what a server prints.
