@@ -16,12 +16,12 @@ import (
 	"time"
 
 	"github.com/cutover/cutover/internal/pki"
+	"github.com/cutover/cutover/internal/servertest/consultest"
+	"github.com/cutover/cutover/internal/servertest/redistest"
 	"github.com/cutover/cutover/lbagent/daemon"
 	"github.com/cutover/cutover/lbagent/haproxy"
 	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/deploy"
-	"github.com/cutover/cutover/orchestrator/store/storetest/consultest"
-	"github.com/cutover/cutover/orchestrator/store/storetest/redistest"
 )
 
 // newcomer is a Host with HAProxy that no cluster has declared: it announces itself.

@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cutover/cutover/orchestrator/store/storetest/consultest"
-	"github.com/cutover/cutover/orchestrator/store/storetest/redistest"
+	"github.com/cutover/cutover/internal/servertest/consultest"
+	"github.com/cutover/cutover/internal/servertest/redistest"
 )
 
 // ledCluster is a cluster with several orchestrators, and with the Consul and the Redis that they share.

@@ -15,7 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/cutover/cutover/internal/consulclient"
-	"github.com/cutover/cutover/orchestrator/store/storetest/consultest" // runs the program; nothing of the orchestrator
+	"github.com/cutover/cutover/internal/servertest/consultest"
 	"github.com/cutover/cutover/proto/announcement"
 )
 

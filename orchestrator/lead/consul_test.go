@@ -9,10 +9,10 @@ import (
 
 	consul "github.com/hashicorp/consul/api"
 
+	"github.com/cutover/cutover/internal/servertest/consultest"
 	"github.com/cutover/cutover/orchestrator/lead"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/store/memstore"
-	"github.com/cutover/cutover/orchestrator/store/storetest/consultest"
 )
 
 // patience bounds a wait for something that takes a fraction of it.

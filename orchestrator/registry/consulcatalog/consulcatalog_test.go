@@ -15,9 +15,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/cutover/cutover/internal/consulclient"
+	"github.com/cutover/cutover/internal/servertest/consultest"
 	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/registry/consulcatalog"
-	"github.com/cutover/cutover/orchestrator/store/storetest/consultest"
 	"github.com/cutover/cutover/proto/announcement"
 )
 

@@ -13,10 +13,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/cutover/cutover/internal/consulclient"
+	"github.com/cutover/cutover/internal/servertest/consultest"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/store/consulstore"
 	"github.com/cutover/cutover/orchestrator/store/storetest"
-	"github.com/cutover/cutover/orchestrator/store/storetest/consultest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

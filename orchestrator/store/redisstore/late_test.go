@@ -3,8 +3,8 @@ package redisstore
 import (
 	"testing"
 
+	"github.com/cutover/cutover/internal/servertest/redistest"
 	"github.com/cutover/cutover/orchestrator/store"
-	"github.com/cutover/cutover/orchestrator/store/storetest/redistest"
 )
 
 // A Commit that was settled as never written stays so when its call reaches Redis afterwards, out of a buffer in between.

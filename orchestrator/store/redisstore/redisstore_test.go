@@ -11,10 +11,10 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/cutover/cutover/internal/servertest/redistest"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/store/redisstore"
 	"github.com/cutover/cutover/orchestrator/store/storetest"
-	"github.com/cutover/cutover/orchestrator/store/storetest/redistest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -10,14 +10,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/cutover/cutover/internal/servertest/consultest"
+	"github.com/cutover/cutover/internal/servertest/redistest"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/store/consulstore"
 	"github.com/cutover/cutover/orchestrator/store/memstore"
 	"github.com/cutover/cutover/orchestrator/store/redisstore"
 	"github.com/cutover/cutover/orchestrator/store/splitstore"
 	"github.com/cutover/cutover/orchestrator/store/storetest"
-	"github.com/cutover/cutover/orchestrator/store/storetest/consultest"
-	"github.com/cutover/cutover/orchestrator/store/storetest/redistest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

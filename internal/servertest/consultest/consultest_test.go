@@ -6,7 +6,7 @@ import (
 	"github.com/hashicorp/consul/api"
 	"go.uber.org/goleak"
 
-	"github.com/cutover/cutover/orchestrator/store/storetest/consultest"
+	"github.com/cutover/cutover/internal/servertest/consultest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -5,7 +5,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/cutover/cutover/orchestrator/store/storetest/redistest"
+	"github.com/cutover/cutover/internal/servertest/redistest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
