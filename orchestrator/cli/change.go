@@ -12,6 +12,7 @@ import (
 	"github.com/cutover/cutover/orchestrator/cli/screen"
 	"github.com/cutover/cutover/orchestrator/client"
 	"github.com/cutover/cutover/orchestrator/deploy"
+	"github.com/cutover/cutover/orchestrator/spec"
 )
 
 // changeFlags are those of every command that changes something and then waits.
@@ -117,8 +118,8 @@ func (a *app) scaleCommand() *cobra.Command {
 	cmd.ValidArgsFunction = a.completeApps(f.conn)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		n, err := strconv.Atoi(args[1])
-		if err != nil || n < 0 {
-			return &usageError{fmt.Errorf("INSTANCES %q: want a number, 0 or more", args[1])}
+		if err != nil || n < 0 || n > spec.MaxInstances {
+			return &usageError{fmt.Errorf("INSTANCES %q: want a number from 0 to %d", args[1], spec.MaxInstances)}
 		}
 		return a.change(cmd.Context(), f, false, func(ctx context.Context, c *client.Client, change client.Change) (deploy.View, error) {
 			return c.Scale(ctx, args[0], n, change)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,8 +15,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cutover/cutover/orchestrator/api/apitest"
+	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/client"
 	"github.com/cutover/cutover/orchestrator/deploy"
+	"github.com/cutover/cutover/orchestrator/spec"
 )
 
 func TestGuessMode(t *testing.T) {
@@ -149,6 +153,80 @@ func TestProblemOfEveryError(t *testing.T) {
 		if !strings.Contains(out.String(), `"kind":`) || errOut.Len() > 0 {
 			t.Errorf("%v: out %s err %s", c.err, &out, &errOut)
 		}
+	}
+}
+
+// Whoever calls a command wrongly is told what is wrong, and which command is the right one.
+func TestWhatIsWrongWithACommand(t *testing.T) {
+	for args, want := range map[string]string{
+		"frob":               `unknown command "frob" for "cutover"; cutover --help lists them`,
+		"statsu":             `did you mean: cutover status?`,
+		"statsu --what":      `did you mean: cutover status?`,
+		"lb frob":            `unknown command "frob" for "cutover lb"; cutover lb --help lists them`,
+		"lb frob --what":     `unknown command "frob" for "cutover lb"`,
+		"lb frob -o json":    `unknown command "frob" for "cutover lb"`,
+		"lb host":            `did you mean: cutover lb hosts?`,
+		"lb re":              `did you mean: cutover lb readmit, or cutover lb remove, or cutover lb resolve?`,
+		"lb --what":          `unknown flag: --what; see cutover lb --help`,
+		"completion bsah":    `did you mean: cutover completion bash, or`,
+		"help frob":          `unknown command "frob" for "cutover"`,
+		"help lb hots":       `did you mean: cutover lb hosts?`,
+		"scale shop":         "cutover scale: an argument is missing: cutover scale APP INSTANCES [flags]",
+		"scale shop 1 2":     `cutover scale: "2" is one argument too many`,
+		"scale shop -3":      "-3: a number here cannot be negative",
+		"scale shop 1001":    `INSTANCES "1001": want a number from 0 to 1000`,
+		"apps shop":          `cutover apps: it takes no argument, and "shop" is one`,
+		"lb drain":           "cutover lb drain: an argument is missing: cutover lb drain HOST --reason TEXT",
+		"status a b":         `cutover status: "b" is one argument too many`,
+		"deploy app.yaml":    `cutover deploy: it takes no argument, and "app.yaml" is one`,
+		"lb resolve --frobx": "unknown flag: --frobx; see cutover lb resolve --help",
+	} {
+		var out, errOut bytes.Buffer
+		code := Main(t.Context(), strings.Fields(args), Options{Out: &out, Err: &errOut, Env: func(string) string { return "" },
+			Terminal: func() (int, int, bool) { return 0, 0, false }, Now: time.Now})
+		if told := out.String() + errOut.String(); code != 1 || !strings.Contains(strings.ReplaceAll(told, `\"`, `"`), want) {
+			t.Errorf("%s: exit %d, want 1 and %q: %s", args, code, want, told)
+		}
+	}
+	for _, args := range []string{"", "lb", "help", "help lb", "help lb hosts", "lb --help", "completion", "completion bash"} {
+		var out, errOut bytes.Buffer
+		if code := Main(t.Context(), strings.Fields(args), Options{Out: &out, Err: &errOut, Env: func(string) string { return "" }}); code != 0 || out.Len() == 0 {
+			t.Errorf("%s: exit %d, %s", args, code, &errOut)
+		}
+	}
+}
+
+func TestEmptySpec(t *testing.T) {
+	for text, want := range map[string]bool{"": true, " \n\t\n": true, "# to come\n---\n": true, "{}": false, "name: shop": false, "# shop\nname: shop": false} {
+		if got := isEmpty([]byte(text)); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "app.yaml")
+	if err := os.WriteFile(file, []byte("# nothing yet\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"validate", "deploy"} {
+		var out, errOut bytes.Buffer
+		code := Main(t.Context(), []string{command, "-f", file}, Options{Out: &out, Err: &errOut, Env: func(string) string { return "" }})
+		if code != 1 || !strings.Contains(errOut.String(), "app.yaml is empty") || !strings.Contains(errOut.String(), "cutover validate --help") {
+			t.Errorf("%s: exit %d, %s", command, code, &errOut)
+		}
+	}
+}
+
+// The spec that is shown to begin with is one that is accepted, as it is shown.
+func TestExampleSpec(t *testing.T) {
+	if _, problems := spec.Parse([]byte(exampleSpec)); len(problems) > 0 {
+		t.Errorf("%v", problems)
+	}
+}
+
+// What the API's document says of the number of instances is what is true.
+func TestLimitOfInstances(t *testing.T) {
+	field, _ := reflect.TypeFor[wire.ScaleBody]().FieldByName("Instances")
+	if got := field.Tag.Get("maximum"); got != strconv.Itoa(spec.MaxInstances) {
+		t.Errorf("the API allows %s, a spec %d", got, spec.MaxInstances)
 	}
 }
 

@@ -65,12 +65,6 @@ func (e *ExitError) Error() string {
 // Unwrap returns the cause.
 func (e *ExitError) Unwrap() error { return e.Err }
 
-// usageError is a command that was not called right.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-
 const exitCodes = `Exit codes:
   0    reached what was asked
   1    usage, invalid input or internal error
@@ -88,9 +82,6 @@ func Main(ctx context.Context, args []string, opts Options) int {
 	a := &app{Options: opts, mode: guessMode(args)}
 	root := a.root()
 	root.SetArgs(args)
-	root.SetIn(opts.In)
-	root.SetOut(opts.Out)
-	root.SetErr(opts.Err)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return deploy.ExitReached
@@ -121,16 +112,11 @@ func (a *app) root() *cobra.Command {
 			"a deploy succeeds only after every host proved, from its own running proxy, that each new upstream is registered and healthy. " +
 			"Otherwise everything is put back.\n\n" + exitCodes,
 		SilenceErrors: true, SilenceUsage: true,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		// Flags of a command that does not exist are read as the root's: that they are wrong is not what is wrong.
-		if args := cmd.Flags().Args(); !cmd.HasParent() && len(args) > 0 {
-			err = fmt.Errorf("unknown command %q", args[0])
-		}
-		return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
-	})
+	root.SetIn(a.In)
+	root.SetOut(a.Out)
+	root.SetErr(a.Err)
+	root.SetFlagErrorFunc(flagError)
 	for _, command := range []func() *cobra.Command{
 		a.deployCommand, a.statusCommand, a.watchCommand, a.abortCommand, a.rollbackCommand, a.scaleCommand, a.stopCommand,
 		a.appsCommand, a.tasksCommand, a.logsCommand, a.lbCommand, a.validateCommand, a.versionCommand,
@@ -140,23 +126,11 @@ func (a *app) root() *cobra.Command {
 	for _, command := range a.Commands {
 		root.AddCommand(command())
 	}
+	root.SetHelpCommand(helpCommand())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
 	asUsage(root)
 	return root
-}
-
-// asUsage makes wrong arguments of every command a usageError.
-func asUsage(cmd *cobra.Command) {
-	if check := cmd.Args; check != nil {
-		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return &usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
-			}
-			return nil
-		}
-	}
-	for _, sub := range cmd.Commands() {
-		asUsage(sub)
-	}
 }
 
 // report says why a command failed, and returns its exit code.

@@ -207,7 +207,7 @@ func (a *app) tasksCommand() *cobra.Command {
 }
 
 func (a *app) lbCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "lb", Short: "Look at the load-balancer hosts, and say who is a member", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd := &cobra.Command{Use: "lb", Short: "Look at the load-balancer hosts, and say who is a member"}
 
 	hosts := &cobra.Command{Use: "hosts", Short: "List the hosts, with what is wrong on each", Args: cobra.NoArgs}
 	conn := addConnection(hosts)
@@ -306,8 +306,9 @@ func (a *app) validateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "validate -f FILE",
 		Short: "Check a spec, without starting anything",
-		Long:  "Checks the spec by itself. With --api or --data-dir the orchestrator checks it too: its groups, and the routes of other Apps.",
-		Args:  cobra.NoArgs,
+		Long: "Checks the spec by itself. With --api or --data-dir the orchestrator checks it too: its groups, and the routes of other Apps.\n\n" +
+			"A spec to begin with:\n\n" + exampleSpec,
+		Args: cobra.NoArgs,
 	}
 	var files []string
 	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "the App spec, YAML or JSON; - is standard input; several are checked as one lock-step")

@@ -90,9 +90,35 @@ func (a *app) readSpec(file string) ([]byte, error) {
 	if err != nil {
 		return nil, &deploy.Refusal{Kind: deploy.RefusedInvalid, Detail: fmt.Sprintf("the spec cannot be read: %v", err)}
 	}
+	if isEmpty(data) {
+		return nil, &deploy.Refusal{Kind: deploy.RefusedInvalid,
+			Detail: a.source + " is empty: nothing but blanks and comments is in it; cutover validate --help shows a spec to begin with"}
+	}
 	if len(data) > spec.MaxSource {
 		return nil, &deploy.Refusal{Kind: deploy.RefusedInvalid, Detail: a.source + " is no spec that can be accepted",
 			Problems: []deploy.Problem{{Line: 1, Reason: fmt.Sprintf("it is larger than %d bytes; a spec is a page of text, files belong into its artifacts", spec.MaxSource)}}}
 	}
 	return data, nil
 }
+
+// isEmpty reports whether there is no spec at all in what was read.
+func isEmpty(data []byte) bool {
+	for line := range bytes.Lines(data) {
+		line = bytes.TrimSpace(line)
+		if len(line) > 0 && line[0] != '#' && string(line) != "---" && string(line) != "..." {
+			return false
+		}
+	}
+	return true
+}
+
+// exampleSpec is a whole spec of the usual kind.
+const exampleSpec = `  name: shop
+  kind: service
+  version: "1.4.2"
+  instances: 4
+  command: exec ./server --listen $HOST:$PORT0
+  resources: {cpus: 0.1, memory: 64MiB, ports: 1}
+  health: {http: {path: /healthz, port: 0}, interval: 500ms, timeout: 1s, rise: 2, fall: 3, grace: 20s}
+  routes: [{group: public, host: "*", path: /shop, port: 0}]
+  deploy: {strategy: blue-green, deadline: 2m, drain: 30s}`

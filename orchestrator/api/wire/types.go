@@ -97,7 +97,7 @@ type ValidateBody struct {
 
 // ScaleBody asks for another number of instances.
 type ScaleBody struct {
-	Instances int    `json:"instances" minimum:"0" maximum:"10000" doc:"how many are wanted; 0 empties the App's routes"`
+	Instances int    `json:"instances" minimum:"0" maximum:"1000" doc:"how many are wanted; 0 empties the App's routes"`
 	Reason    string `json:"reason,omitempty" maxLength:"1000" doc:"why, kept in the audit record"`
 }
 
