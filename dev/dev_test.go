@@ -46,7 +46,7 @@ func TestFailedStartLeavesWhatServes(t *testing.T) {
 	write(t, filepath.Join(hostDir(dir, "lb-haproxy-1"), "run", "supervisor.json"), data)
 	write(t, filepath.Join(dir, "orchestrator", "state.db"), []byte("not a database"))
 
-	o := Options{DataDir: dir, API: "127.0.0.1:0", LB: "haproxy=1", Agents: 2, Exe: "/bin/true", Logger: slog.New(slog.DiscardHandler)}
+	o := Options{DataDir: dir, API: "127.0.0.1:0", LB: "haproxy=1", Agents: 2, Orchestrators: 1, Policy: "all", Exe: "/bin/true", Logger: slog.New(slog.DiscardHandler)}
 	var out bytes.Buffer
 	for _, agents := range []int{2, 1} {
 		o.Agents = agents

@@ -59,15 +59,24 @@ type layout struct {
 	Leaving []hostSpec `json:"leaving,omitempty"`
 }
 
-// ParseLB reads "haproxy=2,nginx=2" into the kinds of the Hosts, in order.
+// noHosts is the --lb of a cluster without a Host: nothing that has a route can be deployed there.
+const noHosts = "none"
+
+// maxOfKind is how many Hosts of one kind there may be: all of three kinds have room from .101 to .254.
+const maxOfKind = 50
+
+// ParseLB reads "haproxy=2,nginx=2" into the kinds of the Hosts, in order. No Host at all has to be said: "none".
 func ParseLB(s string) ([]string, error) {
+	if s == noHosts {
+		return nil, nil
+	}
 	var kinds []string
 	seen := map[string]bool{}
 	for part := range strings.SplitSeq(s, ",") {
 		kind, count, ok := strings.Cut(strings.TrimSpace(part), "=")
 		n, err := strconv.Atoi(count)
-		if !ok || err != nil || n < 0 || n > 50 {
-			return nil, fmt.Errorf("--lb %q: %q is not KIND=COUNT with a count of 0 to 50", s, part)
+		if !ok || err != nil || n < 0 || n > maxOfKind {
+			return nil, fmt.Errorf("--lb %q: %q is not KIND=COUNT with a count of 0 to %d, as haproxy=2,nginx=2", s, part, maxOfKind)
 		}
 		switch kind {
 		case KindHAProxy, KindNginx, KindNginxReload:
@@ -81,6 +90,9 @@ func ParseLB(s string) ([]string, error) {
 		for range n {
 			kinds = append(kinds, kind)
 		}
+	}
+	if len(kinds) == 0 {
+		return nil, fmt.Errorf("--lb %q: no host is left, and nothing with a route can be deployed on none; want a count of 1 or more, or --lb %s if that is meant", s, noHosts)
 	}
 	return kinds, nil
 }
@@ -168,9 +180,6 @@ func listenRemembered(addr, remembered string) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, fmt.Errorf("address %q: %w", addr, err)
-	}
-	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-		return nil, fmt.Errorf("address %q: cutover dev listens on loopback addresses only", addr)
 	}
 	if port == "0" && remembered != "" {
 		if rh, _, err := net.SplitHostPort(remembered); err == nil && rh == host {

@@ -11,7 +11,10 @@ func TestParseLB(t *testing.T) {
 	for in, want := range map[string]string{
 		"haproxy=2,nginx=1":    "haproxy haproxy nginx",
 		"nginx=1, haproxy=1":   "nginx haproxy",
-		"haproxy=0":            "",
+		"none":                 "",
+		"haproxy=0,nginx=1":    "nginx",
+		"haproxy=0":            "error: --lb none",
+		"haproxy=0,nginx=0":    "error: no host is left",
 		"haproxy=1,haproxy=2":  "error: named twice",
 		"envoy=1":              "error: unknown kind",
 		"haproxy":              "error: not KIND=COUNT",
@@ -80,10 +83,7 @@ func TestLayoutIsRemembered(t *testing.T) {
 	}
 }
 
-func TestOnlyLoopback(t *testing.T) {
-	if _, err := listenRemembered("0.0.0.0:0", ""); err == nil {
-		t.Fatal("listens everywhere")
-	}
+func TestRememberedAddress(t *testing.T) {
 	ln, err := listenRemembered("127.0.0.1:0", "")
 	if err != nil {
 		t.Fatal(err)

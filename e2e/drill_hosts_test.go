@@ -239,7 +239,7 @@ func TestDrill11NoHostsAndAMissingHost(t *testing.T) {
 	t.Parallel()
 	t.Run("no hosts", func(t *testing.T) {
 		t.Parallel()
-		c := newCluster(t, "haproxy=0,nginx=0")
+		c := newCluster(t, "none")
 		res := c.deploy(shop("v1")).must(t, 3)
 		if !strings.Contains(res.View.Reason, "public") {
 			t.Errorf("the reason does not name the group: %s", res.View.Reason)

@@ -70,12 +70,18 @@ func HostCommand(template string) func(host string) string {
 func (o Options) validate() error {
 	var errs []error
 	for what, missing := range map[string]bool{
-		"DataDir": o.DataDir == "" && o.Shared == nil, "Cluster": o.Cluster == "", "Listener": o.Listener == nil, "Masters": len(o.Masters) == 0,
-		"Tokens": o.Tokens == nil, "Logger": o.Logger == nil,
+		"DataDir (--data-dir)": o.DataDir == "" && o.Shared == nil, "Cluster (--cluster)": o.Cluster == "", "Listener": o.Listener == nil,
+		"Masters (--mesos HOST:PORT)": len(o.Masters) == 0, "Tokens": o.Tokens == nil, "Logger": o.Logger == nil,
 	} {
 		if missing {
 			errs = append(errs, fmt.Errorf("orchestrator option %s is missing", what))
 		}
+	}
+	if o.RestoreDeadline < 0 {
+		errs = append(errs, fmt.Errorf("--restore-deadline %s: want more than 0s", o.RestoreDeadline))
+	}
+	if o.Shared != nil && o.Shared.SessionTTL < 0 {
+		errs = append(errs, fmt.Errorf("--session-ttl %s: want more than 0s", o.Shared.SessionTTL))
 	}
 	if o.Catalog != nil {
 		_, err := o.catalog()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cutover/cutover/orchestrator/api"
 	"github.com/cutover/cutover/orchestrator/api/wire"
+	"github.com/cutover/cutover/orchestrator/deploy"
 	"github.com/cutover/cutover/orchestrator/engine"
 	"github.com/cutover/cutover/orchestrator/lead"
 	"github.com/cutover/cutover/orchestrator/registry"
@@ -65,7 +66,7 @@ var _ api.Service = (*engine.Engine)(nil)
 // New opens the store, or connects to Consul, and makes the API. On error nothing is left open.
 func New(ctx context.Context, opts Options) (_ *Orchestrator, err error) {
 	if err := opts.validate(); err != nil {
-		return nil, err
+		return nil, &deploy.Refusal{Kind: deploy.RefusedInvalid, Detail: err.Error()}
 	}
 	o := &Orchestrator{opts: opts, metrics: prometheus.NewRegistry(), ended: make(chan error, 1), served: make(chan error, 1)}
 	defer func() {

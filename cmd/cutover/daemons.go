@@ -17,6 +17,7 @@ import (
 	"github.com/cutover/cutover/lbagent/daemon"
 	"github.com/cutover/cutover/orchestrator"
 	"github.com/cutover/cutover/orchestrator/auth"
+	"github.com/cutover/cutover/orchestrator/cli"
 	"github.com/cutover/cutover/proto/announcement"
 )
 
@@ -28,7 +29,7 @@ func daemons() []func() *cobra.Command {
 func logger(level string) (*slog.Logger, error) {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
+		return nil, cli.Usage(fmt.Errorf("--log-level %q: want debug, info, warn or error", level))
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
 }
@@ -61,7 +62,7 @@ func devCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.DataDir, "data-dir", ".cutover", "`DIR` that holds everything")
 	f.StringVar(&o.API, "api", "127.0.0.1:7480", "loopback `ADDR` of the API; port 0 picks a free one and remembers it")
-	f.StringVar(&o.LB, "lb", "haproxy=2,nginx=2", "the `HOSTS`: haproxy=N, nginx=N (with Lua), nginx-reload=N")
+	f.StringVar(&o.LB, "lb", "haproxy=2,nginx=2", "the `HOSTS`: haproxy=N, nginx=N (with Lua), nginx-reload=N; or none")
 	f.IntVar(&o.Orchestrators, "orchestrators", 1, "`NUMBER` of orchestrators; more than one are processes of their own, and need --store and --consul")
 	f.StringVar(&o.Store, "store", "", "`URL` of a Redis that this cluster has for itself, for several orchestrators")
 	f.StringVar(&o.Consul, "consul", "", "`URL` of a Consul that this cluster has for itself, for several orchestrators")
@@ -102,25 +103,25 @@ func orchestratorCommand() *cobra.Command {
 				return err
 			}
 			if o.Tokens, err = auth.LoadTokens(tokenFile); err != nil {
-				return err
+				return cli.Usage(fmt.Errorf("--tokens: %w", err))
 			}
 			if o.Hosts, o.Groups, err = orchestrator.LoadHosts(hostsFile); err != nil {
-				return err
+				return cli.Usage(fmt.Errorf("--hosts: %w", err))
 			}
 			catalog.TokenFile = shared.ConsulTokenFile
 			if o.Catalog, err = catalog.Load(); err != nil {
-				return err
+				return cli.Usage(err)
 			}
 			var conf *tls.Config
 			if tlsDir != "" {
 				if conf, err = pki.Config(tlsDir, o.Cluster, "lbagent"); err != nil {
-					return err
+					return cli.Usage(fmt.Errorf("--tls-dir: %w", err))
 				}
 			}
 			o.TLS, o.Version = conf, releaseVersion()
 			o.StartCommand, o.RestartCommand = orchestrator.HostCommand(startCommand), orchestrator.HostCommand(restartCommand)
 			if o.Listener, err = net.Listen("tcp", listen); err != nil {
-				return err
+				return fmt.Errorf("--listen: %w", err)
 			}
 			if o.Serve, err = orchestrator.ServeTLS(o.Listener.Addr(), tlsDir); err == nil {
 				o.Shared, err = shared.Load(o.Cluster, o.Listener.Addr(), tlsDir)
@@ -171,7 +172,7 @@ func lbagentCommand() *cobra.Command {
 			}
 			c, err := daemon.Load(file)
 			if err != nil {
-				return err
+				return cli.Usage(fmt.Errorf("--config: %w", err))
 			}
 			return c.Run(cmd.Context(), releaseVersion(), log)
 		},
