@@ -67,19 +67,22 @@ func (e *Engine) feed(d *deployRecord, in deploy.Input) {
 		}
 	}
 	if a := e.s.apps[d.App]; a.Open == d.ID && !d.Open() {
-		e.closed(a, d)
+		e.closed(a)
 	}
 }
 
 // closed makes room for the next Deploy of the App; a waiting rollback goes first (ROLLBACK-IS-FREE).
-func (e *Engine) closed(a *appRecord, d *deployRecord) {
+func (e *Engine) closed(a *appRecord) {
 	a.Open, a.UpdatedAt = "", e.batch.now
 	e.batch.apps[a.Name] = true
 	if a.Waiting == "" {
 		return
 	}
 	w := e.s.deploys.get(a.Waiting)
-	a.Open, a.Waiting = w.ID, ""
+	if a.Waiting = ""; w == nil || !w.Open() {
+		return
+	}
+	a.Open = w.ID
 	e.retarget(a, w)
 	e.feed(w, deploy.Cleared{})
 }

@@ -274,7 +274,8 @@ drain:
 }
 
 // commit writes all that the batch changed. Tasks, Amendments and events go first if one Commit cannot hold everything: a
-// Deploy that is loaded without the step that made them makes them again, under the same names.
+// Deploy that is loaded without the step that made them makes them again, under the same names; tasks of one that is not there
+// at all are given up (disown). What belongs to one App follows, Deploys before Apps (heal).
 func (e *Engine) commit() error {
 	groups := e.batch.ops(e.s)
 	for _, ops := range groups {

@@ -40,6 +40,7 @@ type fakeCoordinator struct {
 	holdDrain, holdAmend bool
 	// deaf: aborts are taken and not heeded.
 	deaf    bool
+	rows    int // how many upstreams each Host's evidence has besides the target's
 	drains  []txn.Drained
 	answers []txn.Amended
 	asks    []txn.MemberAsk
@@ -106,6 +107,9 @@ func (c *fakeCoordinator) status(x *fakeTxn) txn.Status {
 			ev := &lbagentv1.Evidence{App: ch.App, Order: st.Order, Digest: "d"}
 			for _, u := range ch.Target.GetUpstreams() {
 				ev.Upstreams = append(ev.Upstreams, &lbagentv1.UpstreamStatus{Name: u.Name, Address: u.Address, Registered: true, Healthy: true, Status: "UP"})
+			}
+			for n := range c.rows {
+				ev.Upstreams = append(ev.Upstreams, &lbagentv1.UpstreamStatus{Name: fmt.Sprintf("%s-old-%d", ch.App, n), Address: "10.0.0.1:31999", Registered: true, Healthy: true, Status: "UP"})
 			}
 			v.Evidence = append(v.Evidence, ev)
 		}

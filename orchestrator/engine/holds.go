@@ -132,6 +132,9 @@ func (e *Engine) wanted(t *taskRecord, group string) bool {
 	if t.Moving != "" && !t.ended() {
 		return true
 	}
+	if a == nil {
+		return false // its App was never stored (disown)
+	}
 	if t.Role == roleCommitted && !t.Removed && a.Committed != 0 {
 		if sp, ok := e.s.specs.get(t.App, a.Committed); ok && contains(sp.Groups(), group) {
 			return true

@@ -26,9 +26,11 @@ func (e *Engine) resume(ctx context.Context) error {
 		// The prober starts anew: nothing is known, and nothing is replaced for that.
 		t.health, t.changed = scheduler.Unknown, now
 	}
+	e.heal()
 	if err := e.outcomes(ctx); err != nil {
 		return err
 	}
+	e.disown()
 	for _, id := range slices.Sorted(maps.Keys(e.s.tasks)) {
 		t := e.s.task(id)
 		if t.ended() {
@@ -72,6 +74,52 @@ func (e *Engine) resume(ctx context.Context) error {
 		act()
 	}
 	return nil
+}
+
+// heal brings Apps up to the Deploy that they call their open one, in case the term ended between the Commit of its end and
+// theirs: many that end in one moment do not fit one Commit.
+func (e *Engine) heal() {
+	for _, name := range sortedKeys(e.s.apps) {
+		a := e.s.apps[name]
+		if a.Open == "" {
+			continue
+		}
+		d := e.s.deploys.get(a.Open)
+		if d == nil {
+			e.log.Error("the record of an open Deploy is not there: the App takes the next one", "app", name, "deploy", a.Open)
+		} else if d.Open() {
+			continue
+		}
+		e.log.Warn("an App was behind its Deploy", "app", name, "deploy", a.Open)
+		if d != nil && d.State == deploy.Succeeded && a.CommittedBy != d.ID {
+			e.adopt(d)
+		}
+		if w := e.s.deploys.get(a.Waiting); w != nil && w.Open() && w.Step != deploy.StepWaiting && w.Step != deploy.StepWaitStuck {
+			a.Open, a.Waiting, a.UpdatedAt = w.ID, "", e.batch.now // it has begun
+			e.batch.apps[name] = true
+			continue
+		}
+		e.closed(a)
+	}
+}
+
+// disown gives up tasks of Deploys that are not there or are over, in case the term ended between the Commit of such a task and
+// its Deploy's. What a Host may know of them only the coordinator can say (NO-ORPHAN-KILL): they are held until then.
+func (e *Engine) disown() {
+	for _, id := range sortedKeys(e.s.tasks) {
+		t := e.s.task(id)
+		if t.Role != roleCandidate {
+			continue
+		}
+		if d := e.s.deploys.get(t.Deploy); d != nil && d.Step != deploy.StepDone {
+			continue
+		}
+		if sp, ok := e.s.specs.get(t.App, t.Spec); ok && !t.ended() {
+			t.holdIn(sp.Groups())
+		}
+		e.log.Warn("a task is of no Deploy", "task", id, "deploy", t.Deploy)
+		e.retire(t, "")
+	}
 }
 
 // outcomes asks the coordinator what became of every transaction that a Deploy waits for.

@@ -83,7 +83,7 @@ func seedStore(b *testing.B, path string, coord *benchCoordinator) {
 	for i := range benchOpen {
 		ops = append(ops, seedOpen(b, fmt.Sprintf("open-%04d", i), coord)...)
 	}
-	for _, part := range pack(ops) {
+	for _, part := range chunks(ops, nil) {
 		if _, err := st.Commit(b.Context(), store.Fence{Epoch: 1}, part...); err != nil {
 			b.Fatal(err)
 		}

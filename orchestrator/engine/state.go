@@ -124,8 +124,8 @@ func (b *batch) size() int {
 
 func (b *batch) do(act func()) { b.after = append(b.after, act) }
 
-// ops makes the Commits of the batch: one if everything fits. The last one holds Apps, Deploys and idempotency keys, which
-// only make sense together.
+// ops makes the Commits of the batch: one if everything fits. Otherwise tasks, Amendments and events go first, and then what
+// belongs to each App (late).
 func (b *batch) ops(s *state) [][]store.Op {
 	early := b.early
 	for _, id := range slices.Sorted(maps.Keys(b.tasks)) {
@@ -134,24 +134,69 @@ func (b *batch) ops(s *state) [][]store.Op {
 	for _, id := range slices.Sorted(maps.Keys(b.amends)) {
 		early = append(early, putOrDelete(prefixAmend+id, s.amends[id]))
 	}
-	var late []store.Op
-	for _, id := range slices.Sorted(maps.Keys(b.idem)) {
-		if rec, ok := s.idem[id]; ok {
-			late = append(late, putOrDelete(prefixIdem+id, &rec))
-		} else {
-			late = append(late, store.Op{Kind: store.Delete, Key: prefixIdem + id})
+	return chunks(early, b.late(s))
+}
+
+// late are the records that only make sense together, by what they are of: an App with its Deploys and the idempotency keys
+// that name them, or all Apps of a lock-step. In each, Deploys come before Apps: if even one App's do not fit a Commit and the
+// term ends between two, the next one sees by the Deploy what the App lacks (heal, behind).
+func (b *batch) late(s *state) [][]store.Op {
+	of := families{}
+	deploys := slices.Sorted(maps.Keys(b.deploys))
+	for _, id := range deploys {
+		if d := s.deploys.get(id); d != nil {
+			of.join(prefixApp+d.App, id)
+			if d.Lockstep != "" {
+				of.join(d.Lockstep, id)
+			}
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(b.deploys)) {
-		late = append(late, putOrDelete(prefixDeploy+id, s.deploys.get(id)))
+	units := map[string][]store.Op{}
+	var order []string
+	add := func(member string, op store.Op) {
+		f := of.find(member)
+		if units[f] == nil {
+			order = append(order, f)
+		}
+		units[f] = append(units[f], op)
+	}
+	for _, id := range slices.Sorted(maps.Keys(b.idem)) {
+		if rec, ok := s.idem[id]; ok {
+			add(rec.Deploy, putOrDelete(prefixIdem+id, &rec))
+		} else {
+			add(prefixIdem, store.Op{Kind: store.Delete, Key: prefixIdem + id})
+		}
+	}
+	for _, id := range deploys {
+		add(id, putOrDelete(prefixDeploy+id, s.deploys.get(id)))
 	}
 	for _, id := range slices.Sorted(maps.Keys(b.locksteps)) {
-		late = append(late, putOrDelete(prefixStep+id, s.locksteps[id]))
+		add(id, putOrDelete(prefixStep+id, s.locksteps[id]))
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.apps)) {
-		late = append(late, putOrDelete(prefixApp+name, s.apps[name]))
+		add(prefixApp+name, putOrDelete(prefixApp+name, s.apps[name]))
 	}
-	return chunks(early, late)
+	out := make([][]store.Op, 0, len(order))
+	for _, f := range order {
+		out = append(out, units[f])
+	}
+	return out
+}
+
+// families says what belongs together: each member leads to another one of its family, the last to itself.
+type families map[string]string
+
+func (f families) find(member string) string {
+	for f[member] != "" {
+		member = f[member]
+	}
+	return member
+}
+
+func (f families) join(a, b string) {
+	if a, b = f.find(a), f.find(b); a != b {
+		f[b] = a
+	}
 }
 
 func putOrDelete[T any](key string, v *T) store.Op {
@@ -166,23 +211,42 @@ func putOrDelete[T any](key string, v *T) store.Op {
 	return store.Op{Kind: store.Put, Key: key, Value: b}
 }
 
-// chunks cuts the operations to what one Commit can hold, keeping late together if possible.
-func chunks(early, late []store.Op) [][]store.Op {
-	if len(early)+len(late) == 0 {
-		return nil
+// chunks cuts the operations to what one Commit can hold. What is late together stays together if it fits.
+func chunks(early []store.Op, late [][]store.Op) [][]store.Op {
+	all := slices.Clone(early)
+	for _, unit := range late {
+		all = append(all, unit...)
 	}
-	if all := append(slices.Clone(early), late...); fits(all) {
+	switch {
+	case len(all) == 0:
+		return nil
+	case fits(all):
 		return [][]store.Op{all}
 	}
-	return append(pack(early), pack(late)...)
+	single := make([][]store.Op, len(early))
+	for i, op := range early {
+		single[i] = []store.Op{op}
+	}
+	return append(pack(single), pack(late)...)
 }
 
-// pack fills one Commit after the other, in order.
-func pack(ops []store.Op) (out [][]store.Op) {
+// pack fills one Commit after the other with units, in order; one that no Commit can hold is cut.
+func pack(units [][]store.Op) (out [][]store.Op) {
 	var part []store.Op
-	for _, op := range ops {
-		if next := append(part, op); !fits(next) && len(part) > 0 {
-			out, part = append(out, part), []store.Op{op}
+	for _, unit := range units {
+		if !fits(unit) && len(unit) > 1 {
+			single := make([][]store.Op, len(unit))
+			for i, op := range unit {
+				single[i] = []store.Op{op}
+			}
+			if len(part) > 0 {
+				out, part = append(out, part), nil
+			}
+			out = append(out, pack(single)...)
+			continue
+		}
+		if next := slices.Concat(part, unit); !fits(next) && len(part) > 0 {
+			out, part = append(out, part), slices.Clone(unit)
 		} else {
 			part = next
 		}

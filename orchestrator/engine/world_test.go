@@ -32,6 +32,7 @@ type world struct {
 	probe *fakeProber
 	coord *fakeCoordinator
 	extra Options
+	dies  bool // a term that ends by itself is part of the test
 }
 
 func newWorld(t *testing.T) *world {
@@ -57,7 +58,11 @@ func (w *world) start() {
 	w.epoch++
 	opts := w.extra
 	opts.Store, opts.Fence = w.st, store.Fence{Epoch: w.epoch}
-	opts.Fatal = func(err error) { w.t.Errorf("the term ended: %v", err) }
+	opts.Fatal = func(err error) {
+		if !w.dies {
+			w.t.Errorf("the term ended: %v", err)
+		}
+	}
 	e, err := New(opts)
 	if err != nil {
 		w.t.Fatal(err)
