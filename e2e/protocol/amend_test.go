@@ -26,12 +26,13 @@ type amend struct {
 // amendRecord is amend/<id>.
 type amendRecord struct {
 	id, remove, insert, undo string
+	spec                     uint64
 	applied                  bool
 	deadline                 time.Time
 }
 
 func (r amendRecord) text() string {
-	return fmt.Sprint(r.id, r.remove, r.insert, r.undo, r.applied)
+	return fmt.Sprint(r.id, r.remove, r.insert, r.undo, r.spec, r.applied)
 }
 
 // stageHost is how one Host stands in an Amendment. flying is the number of the call that is under way, or 0.
@@ -175,12 +176,22 @@ func (w *world) number(l *leader, a *amend) {
 	w.advanceAmend(l, a)
 }
 
-// insert begins the insertion of r: with the undo of a transaction, or behind the lock of the Section.
+// mayInsert: r is not in use, or is of the Spec that is committed.
+func (w *world) mayInsert(l *leader) bool {
+	return l.amend("in-r") == nil && !l.committed("r") && (w.spare == 0 || w.spare == l.shop().GetSection().GetSpec())
+}
+
+// insert begins the insertion of r, a task of the committed Spec: with the undo of a transaction, or behind the lock of the
+// Section.
 func (w *world) insert(l *leader, undo string) {
-	a := &amend{rec: amendRecord{id: "in-r", insert: "r", undo: undo, deadline: w.now.Add(30 * time.Second)}, call: callInsert, hosts: w.stageHosts()}
+	w.spare = l.shop().GetSection().GetSpec()
+	a := &amend{rec: amendRecord{id: "in-r", insert: "r", undo: undo, spec: w.spare, deadline: w.now.Add(30 * time.Second)}, call: callInsert, hosts: w.stageHosts()}
 	l.amends = append(l.amends, a)
 	w.say("the leader of epoch %d inserts r by Amendment", l.epoch)
 	if l.carrier(a) != nil {
+		if w.outdated(l, a) {
+			return
+		}
 		w.behindUndo(l, a)
 		w.applyInsert(l, a)
 		return
@@ -202,7 +213,19 @@ func (w *world) insertGranted(l *leader, a *amend) {
 		w.advanceAmend(l, a)
 		return
 	}
-	w.applyInsert(l, a)
+	if !w.outdated(l, a) {
+		w.applyInsert(l, a)
+	}
+}
+
+// outdated gives the insertion up if it must not come into the committed Section any more.
+func (w *world) outdated(l *leader, a *amend) bool {
+	why := txn.Amendment{Spec: a.rec.spec}.Outdated(l.shop())
+	if why != "" {
+		w.say("it must not come in: %s", why)
+		w.giveUp(l, a)
+	}
+	return why != ""
 }
 
 func (w *world) applyInsert(l *leader, a *amend) {

@@ -209,6 +209,7 @@ func (w *world) check() {
 		if w.sc.together == alone && digestOf(h.run[1]) != cartDigest || w.sc.together == alone && filesDigest(h.files[1]) != "f"+cartDigest {
 			w.violate("UNDO", "%s has changed cart, which no message names: %s", hostName(i), modes(h.run[1]))
 		}
+		w.checkSpecs(i, h)
 		if h.m.Broken != nil {
 			continue // it refuses everything, and starts from what is on the disk
 		}
@@ -230,9 +231,55 @@ func (w *world) check() {
 			w.checkTxn(l, o)
 		}
 	}
+	for _, app := range apps {
+		now := w.store.get("section/" + app).val.(*lbagentv1.CommittedSection).GetSection()
+		for _, name := range upstreamNames(now) {
+			if is := w.specOf(name); is != now.GetSpec() {
+				w.violate("ALL-OR-OLD", "%s is committed at spec %d, and %s of spec %d is counted in it", app, now.GetSpec(), name, is)
+			}
+		}
+	}
 	for _, id := range w.told {
 		if w.store.get("decision/"+id) != nil {
 			w.violate("ALL-OR-OLD", "%s is decided, and an Abort of it was sent", id)
+		}
+	}
+}
+
+// specOf is the Spec that the task of an upstream is of.
+func (w *world) specOf(name string) uint64 {
+	if n := upIndex(name); n != upR {
+		return upSpecs[n]
+	}
+	return w.spare
+}
+
+// checkSpecs: behind a Commit nothing of another Spec serves, apart from what is held until the target can serve there. An open
+// transaction has the old and the new in service, and is judged by what it ends with.
+func (w *world) checkSpecs(i int, h *host) {
+	for app, name := range apps {
+		sec := h.disk.Sections[name]
+		if sec == nil {
+			continue
+		}
+		other := func(u string) bool { return w.specOf(u) != sec.Committed.Spec }
+		for _, u := range sec.Committed.Upstreams {
+			if other(u.Name) {
+				w.violate("ALL-OR-OLD", "%s is at spec %d on %s, and %s of spec %d is counted in it", name, sec.Committed.Spec, hostName(i), u.Name, w.specOf(u.Name))
+			}
+		}
+		busy := slices.ContainsFunc(h.works, func(j participant.Work) bool { return j.App == name })
+		for _, t := range h.disk.Txns {
+			busy = busy || slices.ContainsFunc(t.Changes, func(c participant.TxnChange) bool { return c.App == name })
+		}
+		if busy || h.run[app] == nil {
+			continue
+		}
+		for _, u := range h.run[app].Upstreams {
+			held := slices.ContainsFunc(sec.Draining, func(d participant.Draining) bool { return d.Upstream.Name == u.Name && d.Held })
+			if u.Mode == driver.Serving && other(u.Name) && !held {
+				w.violate("ALL-OR-OLD", "%s is at spec %d on %s, and %s of spec %d serves there", name, sec.Committed.Spec, hostName(i), u.Name, w.specOf(u.Name))
+			}
 		}
 	}
 }

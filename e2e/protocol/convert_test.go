@@ -14,7 +14,7 @@ import (
 // The two sides meet in proto; these are the parts of its messages that the machines look at.
 
 func sectionProto(app string, names ...string) *lbagentv1.Section {
-	s := &lbagentv1.Section{App: app, Spec: 1, Routes: []*lbagentv1.Route{{Host: "*", Path: "/" + app}}, Drain: durationpb.New(drainTime)}
+	s := &lbagentv1.Section{App: app, Spec: upSpecs[upIndex(names[0])], Routes: []*lbagentv1.Route{{Host: "*", Path: "/" + app}}, Drain: durationpb.New(drainTime)}
 	for _, n := range names {
 		s.Upstreams = append(s.Upstreams, &lbagentv1.Upstream{Name: n, Address: upstream(n).Address.String(), Weight: 100})
 	}
@@ -23,6 +23,7 @@ func sectionProto(app string, names ...string) *lbagentv1.Section {
 
 func sectionOf(s *lbagentv1.Section) participant.Section {
 	out := section(s.GetApp())
+	out.Spec = s.GetSpec()
 	for _, u := range s.GetUpstreams() {
 		up := upstream(u.GetName())
 		up.Address = netip.MustParseAddrPort(u.GetAddress())

@@ -90,7 +90,7 @@ func (w *world) faults(add func(k kind, at, arg int)) {
 	if b.expire > 0 {
 		add(mExpire, 0, 0)
 	}
-	if l := w.newest(); b.insert > 0 && l != nil && l.amend("in-r") == nil && !l.committed("r") {
+	if l := w.newest(); b.insert > 0 && l != nil && w.mayInsert(l) {
 		add(mInsert, 0, 0)
 	}
 }

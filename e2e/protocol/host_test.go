@@ -24,6 +24,9 @@ const (
 
 var upNames = [upstreams]string{"a", "b", "r", "c", "d"}
 
+// upSpecs are the Specs that the tasks are of. That of r is the one which was committed when it was started: world.spare.
+var upSpecs = [upstreams]uint64{upA: 1, upB: 2, upC: 1, upD: 2}
+
 // appOf is the App that the upstream belongs to.
 func appOf(name string) int {
 	if upIndex(name) >= upC {

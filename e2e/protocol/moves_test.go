@@ -185,7 +185,7 @@ func (l *leader) mayTryAgain(name string) bool {
 
 // replacementDue: no task of the committed Spec is left, so the scheduler has started another one, and it is healthy.
 func (w *world) replacementDue(l *leader) bool {
-	return len(l.shop().GetSection().GetUpstreams()) == 0 && l.amend("in-r") == nil && len(l.amends) == 0 && !w.dead[upR]
+	return len(l.shop().GetSection().GetUpstreams()) == 0 && w.mayInsert(l) && len(l.amends) == 0 && !w.dead[upR]
 }
 
 // lost are the calls of the leader to Host i whose answer can come no more.

@@ -164,6 +164,16 @@ var mutants = []mutant{
 		scenario: scenario{hosts: 2, budget: budget{insert: 1}},
 	},
 	{
+		name: "amendment-of-an-old-spec-behind-a-commit", file: "orchestrator/txn/committed.go",
+		old: "	case a.Spec != 0 && is != a.Spec:\n", patched: "	case a.Spec != 0 && is != a.Spec && false:\n",
+		scenario: scenario{hosts: 2, budget: budget{insert: 1}},
+	},
+	{
+		name: "amendment-over-another-base", file: "lbagent/participant/amend.go",
+		old: "	case inserts && (ev.Base.Txn != sec.Version.Txn || sec.Removed):\n", patched: "	case inserts && sec.Removed:\n",
+		scenario: scenario{hosts: 2, policy: txn.Policy{AllBut: 1}, budget: budget{insert: 1, away: 1}},
+	},
+	{
 		name: "joint-commit-leaves-out-a-section", file: "orchestrator/txn/commit.go",
 		old: "	for _, ch := range c.Changes {\n", patched: "	for _, ch := range c.Changes[:1] {\n",
 		scenario: scenario{hosts: 2, together: lockStep, split: true},

@@ -134,6 +134,7 @@ var scenarios = []scenario{
 	{name: "deadline, leader dies", hosts: 2, budget: budget{expire: 1, leader: 1}},
 	{name: "deadline, late", hosts: 2, budget: budget{expire: 1, late: 1}},
 	{name: "stream falls, time", hosts: 2, budget: budget{unlink: 1, pause: 1}},
+	{name: "insertion", hosts: 2, budget: budget{insert: 1}},
 	{name: "insertion, late, abort", hosts: 2, budget: budget{insert: 1, late: 1, abort: 1}},
 	{name: "insertion, leader dies", hosts: 2, budget: budget{insert: 1, leader: 1}},
 	{name: "store refuses, leader dies", hosts: 2, budget: budget{refused: 1, leader: 1}},

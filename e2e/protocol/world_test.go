@@ -61,6 +61,8 @@ type world struct {
 	budget  budget
 	// told: an Abort of the transaction was sent.
 	told []string
+	// spare is the Spec that r is a task of; 0: it was not started.
+	spare uint64
 
 	ownHosts, ownLeaders uint32
 	fuse                 int // counts down to a crash; 0: none
@@ -357,7 +359,7 @@ func (w *world) key() key {
 		k.flags(w.dead[n], w.killed[n])
 	}
 	k.b = append(k.b, fmt.Sprint(w.budget)...)
-	k.num(w.epochs, w.store.epoch)
+	k.num(w.epochs, w.store.epoch, w.spare)
 	for _, r := range w.store.recs {
 		k.text(r.key)
 		k.text(r.txt)

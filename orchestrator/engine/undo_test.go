@@ -68,6 +68,10 @@ func TestUndoToNothing(t *testing.T) {
 		if len(u) != 1 || len(u[0].Insert) != 2 {
 			t.Fatalf("want one insertion of both: %+v", u)
 		}
+		// The undo may be over when it is taken, and another Spec committed when it has its turn.
+		if u[0].Spec != 1 {
+			t.Errorf("it says that it is of spec %d", u[0].Spec)
+		}
 		if n := len(w.mesos.in(Killed)); n != 0 {
 			t.Fatalf("%d tasks killed before every Host is back (NO-ORPHAN-KILL)", n)
 		}

@@ -244,9 +244,7 @@ func (e *Engine) sendAmend(rec *amendRecord) {
 			}
 			am.Insert = append(am.Insert, u)
 			am.Deadline = e.batch.now.Add(e.opts.InsertTimeout)
-			if rec.Undo == "" {
-				am.Spec = t.Spec
-			}
+			am.Spec = t.Spec
 		}
 		if len(inserts) != len(am.Insert) {
 			continue
@@ -360,7 +358,7 @@ func (e *Engine) notInserted(rec *amendRecord) {
 	e.log.Warn("a replacement was not inserted", "app", rec.App, "tasks", rec.Insert, "reason", rec.Failed)
 	a := e.s.apps[rec.App]
 	// Another Spec was committed meanwhile: its Commit has replaced these tasks in every Group.
-	stale := rec.Undo == "" && slices.ContainsFunc(rec.Insert, func(id string) bool { t := e.s.task(id); return t != nil && t.Spec != a.Committed })
+	stale := slices.ContainsFunc(rec.Insert, func(id string) bool { t := e.s.task(id); return t != nil && t.Spec != a.Committed })
 	if len(rec.Done) > 0 && !stale {
 		if a.Open != "" || a.Waiting != "" {
 			e.inserted(rec)

@@ -123,7 +123,7 @@ type Amendment struct {
 	Insert []*lbagentv1.Upstream
 	Retire []string
 	// Spec is the one that Insert replaces tasks of: should another one be committed when the Section is free, the insertion is
-	// refused, so that no upstream of an old Spec comes in behind a Commit. 0, and with Undo: not looked at.
+	// refused, so that no upstream of an old Spec comes in behind a Commit. 0: not looked at.
 	Spec uint64
 	// Undo is the transaction that is being undone and whose undo holds nothing that can serve: then Insert does not wait
 	// for it. Hosts that still owe Aborted get the inserts with Abort, switch to them when all are green, and only then

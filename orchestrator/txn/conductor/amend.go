@@ -260,17 +260,22 @@ func (c *Conductor) insertGranted(a *amendment) {
 		c.advanceAmendment(a) // carried: it only waited for the undo to be over
 		return
 	}
-	now := c.sections[a.key()]
-	if now == nil || now.committed.GetRemoved() {
-		c.giveUp(a, "the app has no committed section in the group")
-		return
+	if !c.outdated(a) {
+		c.applyInsert(a)
 	}
-	// What was asked for before a Commit may get its turn behind it (ALL-OR-OLD: one Spec, the committed one).
-	if is := now.committed.GetSection().GetSpec(); a.a.Spec != 0 && is != a.a.Spec {
-		c.giveUp(a, fmt.Sprintf("the app is at spec %d by now, and this replaces tasks of spec %d", is, a.a.Spec))
-		return
+}
+
+// outdated gives the insertion up if it must not come into the committed Section any more.
+func (c *Conductor) outdated(a *amendment) bool {
+	var now *lbagentv1.CommittedSection
+	if s := c.sections[a.key()]; s != nil {
+		now = s.committed
 	}
-	c.applyInsert(a)
+	why := a.a.Outdated(now)
+	if why != "" {
+		c.giveUp(a, why)
+	}
+	return why != ""
 }
 
 // applyInsert counts the insertion in the committed Section, durably, and then tells the Hosts.

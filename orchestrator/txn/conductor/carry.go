@@ -59,8 +59,7 @@ func (c *Conductor) carrier(a *amendment) *transaction {
 
 // carry begins an insertion with an undo.
 func (c *Conductor) carry(a *amendment) {
-	if now := c.sections[a.key()]; now == nil || now.committed.GetRemoved() {
-		c.giveUp(a, "the app has no committed section in the group")
+	if c.outdated(a) {
 		return
 	}
 	c.queueBehind(a)

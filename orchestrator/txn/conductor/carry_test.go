@@ -193,4 +193,15 @@ func TestReplacementsBelongToAnUndo(t *testing.T) {
 	}
 	cl.done("late")
 	cl.holds([]string{"a", "c"}, "lb1")
+	// So it may find another Spec committed.
+	next := proposal("t3", "d")
+	next.Changes[0].Target.Spec = 2
+	cl.begin(next)
+	cl.heard.end(t, "t3", txn.Committed)
+	later := txn.Amendment{ID: "later", Group: "public", App: "shop", Undo: "t2", Spec: 1, Insert: []*lbagentv1.Upstream{upstream("e")}}
+	if err := cl.Amend(t.Context(), later); err != nil {
+		t.Fatal(err)
+	}
+	cl.heard.until(t, "the insertion to be refused", func() bool { a, ok := amended(cl.heard, "later"); return ok && !a.Done })
+	cl.holds([]string{"d"}, "lb1")
 }
