@@ -27,6 +27,9 @@ const (
 	readyPort = 8601
 )
 
+// firstHost is the last byte of the first Host's address.
+const firstHost = 101
+
 // Kinds of Hosts that --lb names.
 const (
 	KindHAProxy     = "haproxy"
@@ -47,7 +50,7 @@ func (h hostSpec) agent() netip.AddrPort    { return netip.AddrPortFrom(h.Addres
 
 // layout is what a data directory remembers between starts (DIR/layout.json).
 type layout struct {
-	// Net is the cluster's own /24 of the loopback network: Mesos agents from .1, Hosts from .101. Two clusters on one
+	// Net is the cluster's own /24 of the loopback network: Mesos agents from .1, Hosts from firstHost. Two clusters on one
 	// machine never share an address, so neither can meet the other's tasks or proxies.
 	Net   netip.Addr `json:"net"`
 	API   string     `json:"api"`
@@ -132,7 +135,7 @@ func openLayout(dir string, kinds []string) (l layout, err error) {
 		have[h.Kind]++
 		kept = append(kept, h)
 	}
-	next := addressFrom(l.Net, 101)
+	next := addressFrom(l.Net, firstHost)
 	for _, k := range []string{KindHAProxy, KindNginx, KindNginxReload} {
 		for have[k] < wanted[k] {
 			have[k]++
@@ -161,12 +164,37 @@ func (l layout) save(dir string) error {
 	return atomicfile.Write(filepath.Join(dir, "layout.json"), data)
 }
 
-// clusterNet picks a /24 of 127.64.0.0/10 by the directory's path, so that it stays the same for the same directory.
+// clusterNet picks a /24 of 127.64.0.0/10 by the directory's path, and the next one if that is another cluster's: there are
+// many directories, and few networks.
 func clusterNet(dir string) netip.Addr {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(dir))
-	sum := h.Sum32()
-	return netip.AddrFrom4([4]byte{127, 64 + byte(sum>>8)%64, byte(sum), 0})
+	var first netip.Addr
+	for n := range 64 {
+		sum := h.Sum32()
+		own := netip.AddrFrom4([4]byte{127, 64 + byte(sum>>8)%64, byte(sum), 0})
+		if unused(own) {
+			return own
+		}
+		if n == 0 {
+			first = own
+		}
+		_, _ = h.Write([]byte{0})
+	}
+	return first // whoever cannot listen there says why
+}
+
+// unused reports that nobody listens where the first Host of a cluster does.
+func unused(own netip.Addr) bool {
+	h := hostSpec{Address: addressFrom(own, firstHost)}
+	for _, at := range []netip.AddrPort{h.frontend(), h.agent(), h.ready()} {
+		ln, err := net.Listen("tcp", at.String())
+		if err != nil {
+			return false
+		}
+		_ = ln.Close()
+	}
+	return true
 }
 
 func addressFrom(base netip.Addr, last byte) netip.Addr {

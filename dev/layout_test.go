@@ -1,6 +1,7 @@
 package dev
 
 import (
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -80,6 +81,28 @@ func TestLayoutIsRemembered(t *testing.T) {
 	}
 	if len(again.Hosts) != 3 {
 		t.Errorf("got %v", again.Hosts)
+	}
+}
+
+// Two directories may lead to the same network. Whoever comes later takes another one, and keeps it.
+func TestNoNetworkIsShared(t *testing.T) {
+	dir := t.TempDir()
+	taken := clusterNet(dir)
+	ln, err := net.Listen("tcp", hostSpec{Address: addressFrom(taken, firstHost)}.agent().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	l, err := openLayout(dir, []string{"haproxy"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Net == taken || !l.Net.IsLoopback() || l.Hosts[0].Address != addressFrom(l.Net, firstHost) {
+		t.Errorf("another cluster is in %s, and this one is in %s with %v", taken, l.Net, l.Hosts)
+	}
+	ln.Close()
+	if again, err := openLayout(dir, []string{"haproxy"}); err != nil || again.Net != l.Net {
+		t.Errorf("it was in %s, and is in %s: %v", l.Net, again.Net, err)
 	}
 }
 
