@@ -61,26 +61,31 @@ func repository() string {
 	}
 }
 
+// reserved is the address at which FreePorts listens on what it has given out.
+const reserved = "127.0.0.254"
+
 // FreePorts returns n different TCP ports of 127.0.0.1 that nobody listens on, outside of the range that the kernel
-// gives to outgoing connections.
+// gives to outgoing connections. They are the test's until it ends, whether or not a server listens there: no other test gets
+// them, of another package neither.
 func FreePorts(t testing.TB, n int) []int {
 	t.Helper()
 	var ports []int
-	taken := map[int]bool{}
 	for range 10_000 {
 		if len(ports) == n {
 			return ports
 		}
 		port := 12_000 + rand.IntN(20_000)
+		ours, err := net.Listen("tcp", fmt.Sprintf("%s:%d", reserved, port))
+		if err != nil {
+			continue
+		}
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil || taken[port] {
-			if err == nil {
-				_ = l.Close()
-			}
+		if err != nil {
+			_ = ours.Close()
 			continue
 		}
 		_ = l.Close()
-		taken[port] = true
+		t.Cleanup(func() { _ = ours.Close() })
 		ports = append(ports, port)
 	}
 	t.Fatal("no free port was found")
