@@ -34,8 +34,10 @@ if [ ${#missing[@]} -gt 0 ]; then
 		trap '"${sudo[@]}" rm -f "$policy"' EXIT
 	fi
 	log=$(mktemp)
-	if ! { "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update &&
-		"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+	# A mirror may fail once, and somebody else may be at work with apt.
+	apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300)
+	if ! { "${sudo[@]}" "${apt[@]}" update &&
+		"${sudo[@]}" "${apt[@]}" install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
 		tail -n 30 "$log" >&2
 		echo "setup: apt-get failed; its last lines are above" >&2
 		exit 1
