@@ -36,7 +36,7 @@ check: setup .bin/consul fmt-check vet lint ## the part to run on each change: u
 test: setup build .bin/consul generate-check fmt-check vet lint ## everything, from nothing: what CI runs
 	$(GOTEST) -race -timeout 15m -p 2 $$(go list ./... | grep -v -E '/e2e(/|$$)')
 	$(GOTEST) -tags crashpoints ./internal/crashpoint
-	$(GOTEST) -timeout 50m -p 1 ./e2e/...
+	$(GOTEST) -timeout 80m -p 1 ./e2e/...
 
 # Hours. Each part prints its seed and figures; SOAK_SEED, RESTORE_SEED, CRASH_SEED and SIM_SEED give the same choices again.
 SOAK_DEPLOYS ?= 500

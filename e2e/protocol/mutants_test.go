@@ -277,7 +277,7 @@ func tryMutant(t *testing.T, m mutant) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	begin := time.Now()
 	binary := filepath.Join(dir, "mutant.test")
