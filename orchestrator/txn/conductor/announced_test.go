@@ -45,6 +45,7 @@ func newAnnounced(t *testing.T, admit registry.Admit) (*cluster, catalog) {
 	cl.commit("t1", "a")
 	cl.Stop()
 	c := catalog{make(chan registry.Listing)}
+	cl.rules.HostWait = shortHostWait
 	cl.source, cl.groups = c, []registry.Group{{Name: "public", Admit: admit}}
 	cl.start()
 	return cl.up(), c

@@ -41,7 +41,7 @@ func (cl *cluster) remove(name string) {
 	if err := cl.Amend(cl.t.Context(), txn.Amendment{ID: "dead-" + name, Group: "public", App: "shop", Remove: []string{name}}); err != nil {
 		cl.t.Fatal(err)
 	}
-	cl.heard.until(cl.t, name+" to be removed", func() bool { a, ok := amended(cl.heard, "dead-"+name); return ok && a.Done })
+	cl.heard.until(cl.t, name+" to be removed", func() bool { a, ok := cl.heard.amend("dead-" + name); return ok && a.Done })
 }
 
 func (cl *cluster) replace(id, undo string, names ...string) error {
@@ -55,7 +55,7 @@ func (cl *cluster) replace(id, undo string, names ...string) error {
 
 func (cl *cluster) done(id string) {
 	cl.t.Helper()
-	cl.heard.until(cl.t, id+" to be done", func() bool { a, ok := amended(cl.heard, id); return ok && a.Done })
+	cl.heard.until(cl.t, id+" to be done", func() bool { a, ok := cl.heard.amend(id); return ok && a.Done })
 }
 
 func (cl *cluster) quiet(hosts ...string) {
@@ -73,7 +73,7 @@ func (cl *cluster) quiet(hosts ...string) {
 
 // An undo to nothing that can serve: Hosts stay at the target until Abort carries replacements, and then all have them.
 func TestAbortCarriesReplacements(t *testing.T) {
-	cl := newCluster(t, "lb1", "lb2").up()
+	cl := newImpatient(t, "lb1", "lb2").up()
 	cl.deadUndo("lb2", "a", "b")
 	eventually(t, "the hosts to be asked", func() bool { return cl.hosts["lb1"].Calls("abort") > 0 && cl.hosts["lb2"].Calls("abort") > 0 })
 	// lb2 was sent Activate and never took it: it has nothing to keep, and answers.
@@ -114,7 +114,7 @@ func TestReplacementDiesDuringTheUndo(t *testing.T) {
 		t.Fatal(err)
 	}
 	cl.holds([]string{"d", "e"}, "lb2")
-	if _, ok := amended(cl.heard, "am1"); ok {
+	if _, ok := cl.heard.toldOf("am1"); ok {
 		t.Error("am1 ended before lb1 has it")
 	}
 	stay()
@@ -128,7 +128,7 @@ func TestReplacementDiesDuringTheUndo(t *testing.T) {
 
 // A Host that is away gets the replacements when it is back, from the next leader too, and is waited for until then.
 func TestReplacementsSurviveTheLeader(t *testing.T) {
-	cl := newCluster(t, "lb1", "lb2").up()
+	cl := newImpatient(t, "lb1", "lb2").up()
 	cl.deadUndo("lb2", "a")
 	cl.heard.until(t, "lb2 to be aborted", func() bool {
 		return slices.ContainsFunc(cl.heard.last("t2").Hosts, func(h txn.HostVote) bool { return h.Host == "lb2" && h.Vote == "aborted" })
@@ -141,7 +141,7 @@ func TestReplacementsSurviveTheLeader(t *testing.T) {
 	cl.heard.end(t, "t2", txn.StuckRestoring)
 	cl.restart()
 	cl.heard.end(t, "t2", txn.StuckRestoring)
-	if _, ok := amended(cl.heard, "am"); ok {
+	if _, ok := cl.heard.toldOf("am"); ok {
 		t.Error("the insertion ended without lb1")
 	}
 	if got, _ := cl.Released(t.Context(), []string{"new", "c"}); len(got) != 0 {
@@ -202,6 +202,6 @@ func TestReplacementsBelongToAnUndo(t *testing.T) {
 	if err := cl.Amend(t.Context(), later); err != nil {
 		t.Fatal(err)
 	}
-	cl.heard.until(t, "the insertion to be refused", func() bool { a, ok := amended(cl.heard, "later"); return ok && !a.Done })
+	cl.heard.until(t, "the insertion to be refused", func() bool { a, ok := cl.heard.amend("later"); return ok && !a.Done })
 	cl.holds([]string{"d"}, "lb1")
 }

@@ -101,6 +101,23 @@ func (r *recorder) last(id string) txn.Status {
 	return txn.Status{}
 }
 
+// amend returns what was told last of an Amendment; ok: anything was. The lock must be held.
+func (r *recorder) amend(id string) (last txn.Amended, ok bool) {
+	for _, a := range r.amended {
+		if a.ID == id {
+			last, ok = a, true
+		}
+	}
+	return last, ok
+}
+
+// toldOf is amend for those who do not hold the lock.
+func (r *recorder) toldOf(id string) (last txn.Amended, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.amend(id)
+}
+
 // phase waits until the transaction is in one of the phases and returns its status.
 func (r *recorder) phase(t *testing.T, id string, phases ...txn.Phase) txn.Status {
 	t.Helper()
@@ -158,7 +175,9 @@ type cluster struct {
 	epoch   uint64
 	source  Source // nil: no catalog
 	rules   txn.Rules
-	keep    int // KeepEnded; 0: the default
+	// heartbeat is how long a Host may say nothing.
+	heartbeat time.Duration
+	keep      int // KeepEnded; 0: the default
 
 	*Conductor
 	heard *recorder
@@ -166,20 +185,41 @@ type cluster struct {
 	ahead chan uint64 // what HigherEpoch was told
 }
 
-// quick are rules with short times, for failures that wait; generous where a slow machine must not fail a test.
-func quick() txn.Rules {
+// patient are rules under which nothing is given up on because the machine is slow.
+func patient() txn.Rules {
 	r := txn.DefaultRules()
-	r.HostWait = 400 * time.Millisecond
-	r.Restore = 600 * time.Millisecond
-	r.Fresh = 2 * time.Second
+	r.HostWait, r.Restore, r.Tidy = patience, patience, patience
 	r.RetryMin, r.RetryMax = 5*time.Millisecond, 50*time.Millisecond
 	return r
 }
 
-// newCluster starts the named Hosts in group public, and a conductor.
+// What an impatient cluster has instead: a Host that is away is given up on, and one that is silent is away.
+const (
+	shortHostWait  = time.Second
+	shortRestore   = 600 * time.Millisecond
+	shortHeartbeat = 1500 * time.Millisecond
+)
+
+// newCluster starts the named Hosts in group public, and a conductor that waits for them with patience.
 func newCluster(t *testing.T, names ...string) *cluster {
 	t.Helper()
-	cl := &cluster{t: t, store: &crashStore{Store: memstore.New()}, hosts: map[string]*hosttest.Host{}, groups: []registry.Group{{Name: "public"}}, rules: quick()}
+	return startCluster(t, patient(), patience, names...)
+}
+
+// newImpatient is newCluster for tests of what becomes of a Host that is missing: killed, or silent.
+func newImpatient(t *testing.T, names ...string) *cluster {
+	t.Helper()
+	rules := patient()
+	rules.HostWait, rules.Restore, rules.Tidy = shortHostWait, shortRestore, txn.DefaultRules().Tidy
+	return startCluster(t, rules, shortHeartbeat, names...)
+}
+
+func startCluster(t *testing.T, rules txn.Rules, heartbeat time.Duration, names ...string) *cluster {
+	t.Helper()
+	cl := &cluster{
+		t: t, store: &crashStore{Store: memstore.New()}, hosts: map[string]*hosttest.Host{}, groups: []registry.Group{{Name: "public"}},
+		rules: rules, heartbeat: heartbeat,
+	}
 	for _, name := range names {
 		h := hosttest.Start(t, name, "public")
 		cl.hosts[name] = h
@@ -200,7 +240,7 @@ func (cl *cluster) start() {
 	}
 	reg, err := registry.New(cl.t.Context(), registry.Options{
 		Cluster: "test", Groups: cl.groups, Hosts: cl.declare, Exact: cl.exact, Catalog: cl.source != nil, Store: cl.store, Fence: store.Fence{Epoch: cl.epoch}, Logger: level,
-		Heartbeat: 500 * time.Millisecond,
+		Heartbeat: cl.heartbeat,
 	})
 	if err != nil {
 		cl.t.Fatal(err)
@@ -248,6 +288,16 @@ func (cl *cluster) up() *cluster {
 		return true
 	})
 	return cl
+}
+
+// missed waits until the conductor knows that the Host is away.
+func (cl *cluster) missed(name string) {
+	cl.t.Helper()
+	eventually(cl.t, name+" to be missed", func() bool {
+		up := true
+		_ = cl.ask(cl.t.Context(), func() { up = cl.Conductor.hosts[name].up })
+		return !up
+	})
 }
 
 func upstream(name string) *lbagentv1.Upstream {
@@ -306,6 +356,19 @@ func (cl *cluster) holds(names []string, hosts ...string) {
 			return slices.Equal(got, names)
 		})
 	}
+}
+
+// settled waits until the Host has been heard after now, and nothing follows from what it said: every report of before, on its
+// way for however long, has been looked at.
+func (cl *cluster) settled(name string) {
+	cl.t.Helper()
+	now := time.Now()
+	eventually(cl.t, name+" to be heard", func() bool { return cl.reg.Link(name).Info().SentAt.After(now) })
+	eventually(cl.t, name+" to be settled", func() bool {
+		busy := true
+		_ = cl.ask(cl.t.Context(), func() { h := cl.Conductor.hosts[name]; busy = h.look || h.syncing })
+		return !busy
+	})
 }
 
 func request[T any](m *T) *connect.Request[T] { return connect.NewRequest(m) }

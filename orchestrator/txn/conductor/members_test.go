@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 
@@ -54,6 +53,16 @@ func (cl *cluster) standing(host string, want registry.Standing) {
 func (cl *cluster) ordered(host string, want lbagentv1.TrafficOrder) {
 	cl.t.Helper()
 	eventually(cl.t, host+" to be told "+want.String(), func() bool { return cl.hosts[host].Order() == want })
+}
+
+// changeWaits waits until one change of membership waits for its turn.
+func (cl *cluster) changeWaits() {
+	cl.t.Helper()
+	eventually(cl.t, "the change to wait", func() bool {
+		n := 0
+		_ = cl.ask(cl.t.Context(), func() { n = len(cl.changes["public"]) })
+		return n == 1
+	})
 }
 
 // finished waits until every Host was told of the transaction.
@@ -117,7 +126,7 @@ func TestADeadHostIsExcludedAndReadmitted(t *testing.T) {
 
 // An exclusion stands for the Aborted of a Host that makes a transaction stuck, in this term and in the next.
 func TestExclusionUnsticks(t *testing.T) {
-	cl := newCluster(t, "lb1", "lb2").up()
+	cl := newImpatient(t, "lb1", "lb2").up()
 	cl.commit("t1", "a")
 	hold(cl.hosts["lb2"], "activate")
 	cl.begin(proposal("t2", "b"))
@@ -164,7 +173,7 @@ func TestDrainProves(t *testing.T) {
 
 // With all-but(1) a dead Host is recorded as unproven: the commit goes on, and nothing is killed before it is back.
 func TestUnprovenHost(t *testing.T) {
-	cl := newCluster(t)
+	cl := newImpatient(t)
 	cl.Stop()
 	cl.groups = []registry.Group{{Name: "public", Policy: txn.Policy{AllBut: 1}}}
 	for _, name := range []string{"lb1", "lb2"} {
@@ -250,11 +259,7 @@ func TestChangesWaitForTheUndecided(t *testing.T) {
 		_, err := cl.ChangeMember(t.Context(), sure(txn.Exclude, "lb2"))
 		done <- err
 	}()
-	eventually(t, "the change to wait", func() bool {
-		n := 0
-		_ = cl.ask(t.Context(), func() { n = len(cl.changes["public"]) })
-		return n == 1
-	})
+	cl.changeWaits()
 	other := proposal("t3", "x")
 	other.App, other.Changes[0].App, other.Changes[0].Target = "cart", "cart", target("cart", "x")
 	cl.begin(other)
@@ -279,9 +284,16 @@ func TestAChangeThatIsGivenUp(t *testing.T) {
 	cl.hosts["lb1"].Refuse("prepare", lbagentv1.RefusalReason_REFUSAL_REASON_BUSY, "as the test says")
 	cl.begin(proposal("t1", "a"))
 	cl.heard.phase(t, "t1", txn.Preparing)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err := cl.ChangeMember(ctx, sure(txn.Exclude, "lb2"))
+	done := make(chan error, 1)
+	go func() {
+		_, err := cl.ChangeMember(ctx, sure(txn.Exclude, "lb2"))
+		done <- err
+	}()
+	cl.changeWaits()
+	cancel()
+	err := <-done
 	var no *txn.MemberRefusal
 	if !errors.As(err, &no) || no.Kind != txn.MemberWaiting || !strings.Contains(no.Text, "t1") {
 		t.Errorf("%v", err)
