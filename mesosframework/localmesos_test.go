@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cutover/cutover/internal/servertest"
 	"github.com/cutover/cutover/mesosframework"
 	"github.com/cutover/cutover/mesosframework/localmesos"
 	"github.com/cutover/cutover/mesosframework/placement"
@@ -372,7 +373,7 @@ func TestLocalAgentGoesAndComesBack(t *testing.T) {
 
 func TestLocalRestartOfTheCluster(t *testing.T) {
 	dir := t.TempDir()
-	listen := "127.0.0.1:0"
+	listen := servertest.Loopback() + ":0" // its own: the port is still free for the second one
 	cluster := func() *localmesos.Cluster {
 		c := localMesos(t, func(o *localmesos.Options) { o.Dir, o.Listen = dir, listen })
 		listen = c.Addr()

@@ -65,8 +65,8 @@ func repository() string {
 const reserved = "127.0.0.254"
 
 // FreePorts returns n different TCP ports of 127.0.0.1 that nobody listens on, outside of the range that the kernel
-// gives to outgoing connections. They are the test's until it ends, whether or not a server listens there: no other test gets
-// them, of another package neither.
+// gives to outgoing connections, and of those that Mesos gives to tasks. They are the test's until it ends, whether or not a
+// server listens there: no other test gets them, of another package neither.
 func FreePorts(t testing.TB, n int) []int {
 	t.Helper()
 	var ports []int
@@ -74,7 +74,7 @@ func FreePorts(t testing.TB, n int) []int {
 		if len(ports) == n {
 			return ports
 		}
-		port := 12_000 + rand.IntN(20_000)
+		port := 12_000 + rand.IntN(9_000)
 		ours, err := net.Listen("tcp", fmt.Sprintf("%s:%d", reserved, port))
 		if err != nil {
 			continue
@@ -90,6 +90,12 @@ func FreePorts(t testing.TB, n int) []int {
 	}
 	t.Fatal("no free port was found")
 	return nil
+}
+
+// Loopback returns a loopback address that nobody else is likely to have: what listens there can end and come back, and
+// its port has not gone to a connection or to another test meanwhile.
+func Loopback() string {
+	return fmt.Sprintf("127.%d.%d.%d", 100+rand.IntN(100), rand.IntN(256), 1+rand.IntN(254))
 }
 
 // Process is one server of a test. Its methods fail the test. Freeze and Thaw may be called from any goroutine (a timer

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/cutover/cutover/internal/servertest"
 	"github.com/cutover/cutover/orchestrator/api"
 	"github.com/cutover/cutover/orchestrator/auth"
 )
@@ -33,7 +34,7 @@ type Server struct {
 
 // NewServer serves at once. The caller stops it.
 func NewServer(service api.Service) (*Server, error) {
-	s := &Server{service: service, addr: "127.0.0.1:0"}
+	s := &Server{service: service, addr: servertest.Loopback() + ":0"}
 	if err := s.Start(); err != nil {
 		return nil, err
 	}

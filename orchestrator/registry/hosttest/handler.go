@@ -3,6 +3,7 @@ package hosttest
 import (
 	"context"
 	"errors"
+	"net/http"
 	"slices"
 	"time"
 
@@ -12,8 +13,14 @@ import (
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
 
-// handler answers the calls of one Host.
-type handler struct{ h *Host }
+// handler answers the calls of one Host, as one process of its agent.
+type handler struct {
+	h       *Host
+	process *http.Server
+}
+
+// errKilled ends calls that outlive the process: a dead agent does nothing any more.
+var errKilled = errors.New("the agent was killed")
 
 // enter waits while the Host is frozen, notes the call, and checks bend and fence. It returns with h.mu held.
 func (s *handler) enter(ctx context.Context, call, id string, fence *lbagentv1.Fence) (*lbagentv1.Refusal, error) {
@@ -35,6 +42,9 @@ func (s *handler) enter(ctx context.Context, call, id string, fence *lbagentv1.F
 			continue
 		}
 		break
+	}
+	if h.server != s.process {
+		return nil, errKilled
 	}
 	h.calls[call]++
 	h.log = append(h.log, call+" "+id)

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/cutover/cutover/internal/servertest"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 	"github.com/cutover/cutover/proto/gen/cutover/lbagent/v1/lbagentv1connect"
 )
@@ -77,7 +78,7 @@ func Start(t testing.TB, name, group string) *Host {
 		bend: map[string]func(int) *lbagentv1.Refusal{}, guilty: map[string]guilt{}, slow: map[string]bool{}, calls: map[string]int{},
 	}
 	close(h.thawed)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", servertest.Loopback()+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,8 +91,8 @@ func Start(t testing.TB, name, group string) *Host {
 
 func (h *Host) serve(l net.Listener) {
 	mux := http.NewServeMux()
-	mux.Handle(lbagentv1connect.NewHostServiceHandler(&handler{h}))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	mux.Handle(lbagentv1connect.NewHostServiceHandler(&handler{h, srv}))
 	h.mu.Lock()
 	h.server = srv
 	h.mu.Unlock()
@@ -114,14 +115,7 @@ func (h *Host) Kill() {
 // Restart starts a killed agent again. Transactions that were not Verified are restored by itself, as an agent may.
 func (h *Host) Restart(t testing.TB) {
 	t.Helper()
-	var l net.Listener
-	var err error
-	for range 200 { // the port may take a moment to be free
-		if l, err = net.Listen("tcp", h.addr); err == nil {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	l, err := net.Listen("tcp", h.addr) // the address is this Host's alone
 	if err != nil {
 		t.Fatal(err)
 	}
