@@ -4,11 +4,9 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cutover/cutover/orchestrator/api"
 	"github.com/cutover/cutover/orchestrator/api/apitest"
@@ -106,14 +104,7 @@ func TestRoles(t *testing.T) {
 
 // Where nobody leads, or the leader is gone, the stores answer what they know, and the rest says when to come back.
 func TestNobodyLeads(t *testing.T) {
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	url := "http://" + gone.Addr().String()
-	if err := gone.Close(); err != nil {
-		t.Fatal(err)
-	}
+	const url = "http://127.0.0.1:1" // where nobody ever listens
 	for name, leader := range map[string]*wire.Leader{"nobody": nil, "crashed": {Name: "a", URL: url}, "itself, not ready": {Name: "b", URL: url}} {
 		t.Run(name, func(t *testing.T) {
 			p := newPair(t, func(st *api.Standing) { st.Leader = leader })
@@ -207,13 +198,14 @@ func TestStreamThroughFollower(t *testing.T) {
 
 // A leader that hangs is found out, and at once when another leads.
 func TestLeaderHangs(t *testing.T) {
-	changed := make(chan struct{})
+	changed, answer := make(chan struct{}), make(chan struct{})
 	p := newPair(t, func(st *api.Standing) { st.Changed = changed })
 	p.service.OnStop = func(string, api.Meta) (deploy.View, error) {
 		close(changed)
-		time.Sleep(100 * time.Millisecond)
+		<-answer
 		return deploy.View{}, nil
 	}
+	defer close(answer)
 	resp, text := p.follower.request(http.MethodPost, "/v1/apps/shop/stop", "application/json", `{}`)
 	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(text, "same idempotency key") {
 		t.Errorf("%s %s", resp.Status, text)

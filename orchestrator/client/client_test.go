@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -161,16 +160,9 @@ func TestLargeBodyIsRefusedReadably(t *testing.T) {
 }
 
 func TestNobodyThere(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	url := "http://" + listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
+	const url = "http://127.0.0.1:1" // where nobody ever listens
 	var notes []string
-	_, err = connect(t, url, func(s string) { notes = append(notes, s) }).Stop(within(t), "shop", client.Change{})
+	_, err := connect(t, url, func(s string) { notes = append(notes, s) }).Stop(within(t), "shop", client.Change{})
 	var unreachable *client.Unreachable
 	if !errors.As(err, &unreachable) || unreachable.Sent || !strings.Contains(err.Error(), url) {
 		t.Errorf("%v", err)
@@ -330,7 +322,7 @@ func TestFollowEnds(t *testing.T) {
 		}
 	})
 	t.Run("when its time is over", func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second) // it has to find out that nobody answers
 		defer cancel()
 		away, err := client.New(client.Options{URL: "http://127.0.0.1:1"})
 		if err != nil {
@@ -359,7 +351,8 @@ func TestWaitsForALeader(t *testing.T) {
 	}
 	s := start(t, service)
 	var notes []string
-	c := connect(t, s.URL(), func(note string) { notes = append(notes, note) })
+	noted := func() {}
+	c := connect(t, s.URL(), func(note string) { notes = append(notes, note); noted() })
 	if v, err := c.Stop(within(t), "shop", client.Change{}); err != nil || v.DeployID != "01A" {
 		t.Fatalf("%+v %v", v, err)
 	}
@@ -367,9 +360,10 @@ func TestWaitsForALeader(t *testing.T) {
 		t.Errorf("%d tries under %v, notes %q", tries, keys, notes)
 	}
 	// Its caller's patience is shorter.
-	service.Fail = refusal
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	service.Fail = &deploy.Refusal{Kind: refusal.Kind, Detail: refusal.Detail, RetryAfter: time.Minute}
+	ctx, cancel := context.WithCancel(within(t))
 	defer cancel()
+	noted = cancel // it was refused once, and waits
 	var got *deploy.Refusal
 	if _, err := c.Apps(ctx); !errors.As(err, &got) || got.Detail != refusal.Detail {
 		t.Errorf("Apps: %v", err)

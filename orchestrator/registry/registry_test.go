@@ -64,9 +64,15 @@ func (e *events) want(t *testing.T, prefix string) string {
 
 func open(t *testing.T, s store.Store, hosts ...registry.Host) *registry.Registry {
 	t.Helper()
+	return openWith(t, patience, s, hosts...)
+}
+
+// openWith is open for tests of a Host that is silent: for so long it may say nothing.
+func openWith(t *testing.T, heartbeat time.Duration, s store.Store, hosts ...registry.Host) *registry.Registry {
+	t.Helper()
 	r, err := registry.New(t.Context(), registry.Options{
 		Cluster: "test", Groups: []registry.Group{{Name: "empty"}}, Hosts: hosts, Store: s, Fence: store.Fence{Epoch: 1},
-		Logger: slog.New(slog.DiscardHandler), Heartbeat: 500 * time.Millisecond,
+		Logger: slog.New(slog.DiscardHandler), Heartbeat: heartbeat,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +131,8 @@ func TestBadDeclarations(t *testing.T) {
 
 func TestLinkFollowsItsHost(t *testing.T) {
 	h := hosttest.Start(t, "lb1", "public")
-	r := open(t, memstore.New(), registry.Host{Name: "lb1", Group: "public", AgentURL: h.URL})
+	// A machine that stands still for so long makes silence of this Host's heartbeats.
+	r := openWith(t, 3*time.Second, memstore.New(), registry.Host{Name: "lb1", Group: "public", AgentURL: h.URL})
 	e := newEvents()
 	r.Start(t.Context(), e)
 	defer r.Stop()
@@ -147,7 +154,7 @@ func TestLinkFollowsItsHost(t *testing.T) {
 
 	// A stopped agent keeps its connections: only its silence tells.
 	h.Freeze()
-	if got := e.want(t, "lb1 disconnected"); !strings.Contains(got, "said nothing for 500ms") {
+	if got := e.want(t, "lb1 disconnected"); !strings.Contains(got, "said nothing for 3s") {
 		t.Errorf("reason %q, want the silence", got)
 	}
 	h.Thaw()
