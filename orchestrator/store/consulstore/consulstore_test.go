@@ -19,6 +19,9 @@ import (
 	"github.com/cutover/cutover/orchestrator/store/storetest"
 )
 
+// patience is how long a server may take to come back.
+const patience = 2 * time.Minute
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // open opens the state below prefix, without a session unless opts say otherwise.
@@ -115,7 +118,7 @@ func TestSessionThatLostTheLockIsFenced(t *testing.T) {
 // middle of a row of increments must lose none and count none twice.
 func TestKilledServerCostsTimeOnly(t *testing.T) {
 	server := consultest.Start(t, consultest.Options{})
-	s := open(t, server, prefix(), consulstore.Options{WithoutSession: true, CallTimeout: 2 * time.Second})
+	s := open(t, server, prefix(), consulstore.Options{WithoutSession: true, CallTimeout: 2 * time.Second, WriteTimeout: patience})
 	done, rounds := make(chan error, 1), make(chan int)
 	go func() {
 		defer close(rounds)
@@ -153,7 +156,7 @@ func TestKilledServerCostsTimeOnly(t *testing.T) {
 func TestHistories(t *testing.T) {
 	server := consultest.Start(t, consultest.Options{})
 	for name, opts := range map[string]consulstore.Options{
-		"patient":   {WithoutSession: true, CallTimeout: time.Second},
+		"patient":   {WithoutSession: true, CallTimeout: time.Second, WriteTimeout: patience},
 		"impatient": {WithoutSession: true, CallTimeout: 50 * time.Millisecond, WriteTimeout: 200 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -178,7 +181,7 @@ func TestHistories(t *testing.T) {
 
 func TestUnreachableServer(t *testing.T) {
 	server := consultest.Start(t, consultest.Options{})
-	s := open(t, server, prefix(), consulstore.Options{WithoutSession: true, WriteTimeout: 300 * time.Millisecond, CallTimeout: 100 * time.Millisecond})
+	s := open(t, server, prefix(), consulstore.Options{WithoutSession: true, WriteTimeout: 3 * time.Second, CallTimeout: time.Second})
 	if _, err := s.Commit(t.Context(), store.Fence{}, put("a", "1")); err != nil {
 		t.Fatal(err)
 	}

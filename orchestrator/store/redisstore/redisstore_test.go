@@ -17,6 +17,9 @@ import (
 	"github.com/cutover/cutover/orchestrator/store/storetest"
 )
 
+// patience is how long a server may take to come back.
+const patience = 2 * time.Minute
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(t testing.TB, server *redistest.Server, cluster string, opts redisstore.Options) *redisstore.Store {
@@ -201,7 +204,7 @@ func TestFailover(t *testing.T) {
 // A Commit whose answer is lost happened once or not at all, and the caller is told which.
 func TestInterruptedServerCostsTimeOnly(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{AppendFsync: "always"})
-	s := open(t, server, "c", redisstore.Options{CallTimeout: 150 * time.Millisecond})
+	s := open(t, server, "c", redisstore.Options{CallTimeout: 150 * time.Millisecond, WriteTimeout: patience})
 	done, rounds := make(chan error, 1), make(chan int)
 	const last = 1200
 	go func() {
@@ -245,7 +248,7 @@ func TestInterruptedServerCostsTimeOnly(t *testing.T) {
 func TestHistories(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{AppendFsync: "always"})
 	for name, opts := range map[string]redisstore.Options{
-		"patient":   {CallTimeout: 100 * time.Millisecond},
+		"patient":   {CallTimeout: 100 * time.Millisecond, WriteTimeout: patience},
 		"impatient": {CallTimeout: 50 * time.Millisecond, WriteTimeout: 80 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -269,7 +272,7 @@ func TestHistories(t *testing.T) {
 
 func TestSilentServer(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{})
-	s := open(t, server, "c", redisstore.Options{WriteTimeout: 300 * time.Millisecond, CallTimeout: 100 * time.Millisecond})
+	s := open(t, server, "c", redisstore.Options{WriteTimeout: 3 * time.Second, CallTimeout: time.Second})
 	commit(t, s, 1, put("a", "1"))
 	server.Freeze()
 	if _, err := s.Commit(t.Context(), store.Fence{Epoch: 1}, put("a", "2")); !errors.Is(err, store.ErrUnknown) {

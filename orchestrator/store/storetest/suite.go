@@ -17,7 +17,7 @@ import (
 )
 
 // patience bounds every wait of the suite.
-const patience = 30 * time.Second
+const patience = 3 * time.Minute
 
 // Run checks everything that store.Store promises. open returns a new empty Store, which it closes with the test.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
