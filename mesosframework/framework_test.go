@@ -249,10 +249,10 @@ func TestCheck4OffersAreForgottenWithTheStream(t *testing.T) {
 }
 
 func TestCheck5LeaderByRedirect(t *testing.T) {
-	leader, standby, dead, o := newFakeMaster(t), newFakeMaster(t), newFakeMaster(t), newOwner()
-	dead.server.Close()
+	leader, standby, o := newFakeMaster(t), newFakeMaster(t), newOwner()
 	standby.set(func(m *fakeMaster) { m.leader = leader.host() })
-	f := start(t, o, nil, dead, standby)
+	dead := func(o *Options) { o.Masters = slices.Insert(o.Masters, 0, "127.0.0.1:1") } // where nobody ever listens
+	f := start(t, o, dead, standby)
 	leader.stream()
 	eventually(t, "connected", func() bool { return f.State().Connected })
 	if err := f.Launch(t.Context(), []TaskSpec{spec("t")}); err != nil {

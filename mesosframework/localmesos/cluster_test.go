@@ -273,15 +273,15 @@ func TestKillAndRestoreAgent(t *testing.T) {
 // TestLostAndRepeatedUpdates are the delivery faults.
 func TestLostAndRepeatedUpdates(t *testing.T) {
 	var mu sync.Mutex
-	lost := false
+	var lost time.Time
 	c := startCluster(t, Options{Copies: func(_ string, s mesos.TaskStatus) int {
 		mu.Lock()
 		defer mu.Unlock()
 		if *s.State == mesos.TASK_STARTING {
 			return 2
 		}
-		if *s.State == mesos.TASK_RUNNING && !lost {
-			lost = true
+		if *s.State == mesos.TASK_RUNNING && lost.IsZero() {
+			lost = time.Now()
 			return 0
 		}
 		return 1
@@ -293,9 +293,10 @@ func TestLostAndRepeatedUpdates(t *testing.T) {
 	if !bytes.Equal(first.UUID, second.UUID) {
 		t.Fatal("a repeated update has another uuid")
 	}
-	began := time.Now()
 	f.state("t", mesos.TASK_RUNNING) // the agent repeats it after 10 s
-	if d := time.Since(began); d < 9*time.Second {
+	mu.Lock()
+	defer mu.Unlock()
+	if d := time.Since(lost); d < 9*time.Second {
 		t.Fatalf("the lost update came again after %v", d)
 	}
 }
