@@ -97,9 +97,8 @@ func (e *Engine) Start(ctx context.Context, p Ports) error {
 		e.mu.Unlock()
 		return errors.New("engine: started twice, or after Stop")
 	}
-	e.started = true
+	e.started, e.ports = true, p // together: metrics are asked for at any time
 	e.mu.Unlock()
-	e.ports = p
 	s, err := load(ctx, e.opts.Store, e.log)
 	if err != nil {
 		return fmt.Errorf("engine: loading the state: %w", err)

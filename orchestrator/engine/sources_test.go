@@ -2,6 +2,7 @@ package engine
 
 import (
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,6 +35,33 @@ func TestSourcesAreMetrics(t *testing.T) {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("%s is %v (%t), want %v", name, v, ok, want)
 		}
+	}
+}
+
+// Metrics are asked for at any time, also while the engine starts.
+func TestMetricsWhileItStarts(t *testing.T) {
+	for range 20 {
+		w := newWorld(t)
+		r := prometheus.NewPedanticRegistry()
+		w.extra.Registerer = r
+		var asking sync.WaitGroup
+		started := make(chan struct{})
+		asking.Go(func() {
+			for {
+				if _, err := r.Gather(); err != nil {
+					t.Error(err)
+				}
+				select {
+				case <-started:
+					return
+				default:
+				}
+			}
+		})
+		w.start()
+		close(started)
+		asking.Wait()
+		w.stop()
 	}
 }
 
