@@ -40,6 +40,8 @@ type Driver struct {
 
 	mu     sync.Mutex
 	health map[string]map[string]driver.Health // App -> upstream -> check, as converged last by this process
+	// cut are the draining upstreams, by App, whose sessions were closed at the end of their drain.
+	cut map[string]map[string]bool
 	// strangers are what the last Read of all found in the worker that is of no App.
 	strangers []stranger
 	tainted   int // pid of the worker that has loaded a file that somebody had altered; 0: none
@@ -101,7 +103,7 @@ func New(o Options) (*Driver, error) {
 		o: o, log: o.Logger, tree: t, lock: lock,
 		worker: commandLine{o.RuntimeSocket}, master: commandLine{o.MasterSocket},
 		reloading: semaphore.NewWeighted(allChanges), looks: shared[[]slot, observation]{merge: allSlots},
-		health: map[string]map[string]driver.Health{},
+		health: map[string]map[string]driver.Health{}, cut: map[string]map[string]bool{},
 	}
 	d.checks.init(o)
 	return d, nil
@@ -252,7 +254,11 @@ func (d *Driver) healthOf(app string) map[string]driver.Health {
 func (d *Driver) rememberHealth(want driver.Section) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	maps.DeleteFunc(d.cut[want.App], func(name string, _ bool) bool {
+		return !slices.ContainsFunc(want.Upstreams, func(u driver.Upstream) bool { return u.Name == name && u.Mode == driver.Draining })
+	})
 	if len(want.Upstreams) == 0 {
+		delete(d.cut, want.App)
 		delete(d.health, want.App)
 		return
 	}

@@ -135,10 +135,12 @@ func parseProcesses(text string) (processes, error) {
 	return out, nil
 }
 
-// statRow is one server in "show stat".
+// statRow is one server in "show stat", or a frontend: of that only sessions, its clients, are told.
 type statRow struct {
 	backend, server string
+	frontend        bool
 	status          string
+	weight          int    // as it is in force
 	checkStatus     string // without the "* " of a check in flight
 	checking        bool   // a check is in flight
 	rise, fall      int
@@ -148,7 +150,7 @@ type statRow struct {
 
 // The columns that are used, in the order in which columns finds them.
 var (
-	statColumns  = []string{"pxname", "svname", "type", "status", "check_status", "qcur", "scur", "check_rise", "check_fall", "check_health"}
+	statColumns  = []string{"pxname", "svname", "type", "status", "check_status", "qcur", "scur", "check_rise", "check_fall", "check_health", "weight"}
 	stateColumns = []string{"be_name", "srv_name", "srv_addr", "srv_port", "srv_op_state", "srv_admin_state", "srv_uweight", "srv_check_state"}
 )
 
@@ -221,13 +223,17 @@ func parseStat(text string) ([]statRow, error) {
 		if len(record) < len(header)-1 { // the header ends in a comma
 			return nil, fmt.Errorf("show stat: a row of %d columns under %d", len(record), len(header))
 		}
-		if record[at[2]] != "2" { // servers
+		row := statRow{backend: record[at[0]], server: record[at[1]], status: record[at[3]]}
+		switch record[at[2]] {
+		case "0":
+			row.frontend = true
+		case "2": // servers
+		default:
 			continue
 		}
-		row := statRow{backend: record[at[0]], server: record[at[1]], status: record[at[3]]}
 		row.checkStatus, row.checking = strings.CutPrefix(record[at[4]], "* ")
 		var queued int
-		for i, into := range [...]*int{&queued, &row.sessions, &row.rise, &row.fall, &row.health} {
+		for i, into := range [...]*int{&queued, &row.sessions, &row.rise, &row.fall, &row.health, &row.weight} {
 			if *into, err = number(record[at[5+i]]); err != nil {
 				return nil, fmt.Errorf("show stat: %s of %s/%s is %.20q", statColumns[5+i], row.backend, row.server, record[at[5+i]])
 			}

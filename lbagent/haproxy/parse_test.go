@@ -45,7 +45,7 @@ func TestParseRealAnswers(t *testing.T) {
 	if err != nil || len(stats) != 3 {
 		t.Fatalf("stat: %+v, %v", stats, err)
 	}
-	if diff := cmp.Diff(statRow{backend: "cutover_h0001", server: "s2", status: stats[1].status, checkStatus: stats[1].checkStatus, rise: stats[1].rise, fall: stats[1].fall, health: stats[1].health},
+	if diff := cmp.Diff(statRow{backend: "cutover_h0001", server: "s2", status: stats[1].status, weight: 7, checkStatus: stats[1].checkStatus, rise: stats[1].rise, fall: stats[1].fall, health: stats[1].health},
 		stats[1], cmp.AllowUnexported(statRow{})); diff != "" {
 		t.Errorf("stat of s2: %s", diff)
 	}

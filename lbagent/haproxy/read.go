@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/cutover/cutover/lbagent/driver"
 )
@@ -43,7 +42,7 @@ func (d *Driver) Read(ctx context.Context, apps ...string) (driver.Reading, erro
 	if len(apps) == 0 {
 		d.noteStrangers(obs, holders)
 	}
-	leaving := d.leavingSessions(ctx, obs.procs.leaving, holders)
+	leaving := d.askLeaving(ctx, obs.procs.leaving, holders)
 
 	rows := map[string][]driver.Row{}
 	foreign := map[string][]string{}
@@ -66,7 +65,13 @@ func (d *Driver) Read(ctx context.Context, apps ...string) (driver.Reading, erro
 				name, _ := server.upstream()
 				h, known := health[name]
 				row := server.row(known && h.Kind == driver.HealthNone)
-				row.Sessions += leaving[s.backend()+"/"+name]
+				row.Sessions += leaving.sessions[s.backend()+"/"+name]
+				if row.Mode == driver.Draining {
+					row.Sessions += leaving.unknown
+					if !d.wasCut(app, name) {
+						row.Sessions += leaving.clients[s.backend()+"/"+name]
+					}
+				}
 				rows[app] = append(rows[app], row)
 			}
 		}
@@ -95,31 +100,6 @@ func (d *Driver) noteStrangers(obs observation, before map[slot]string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.strangers = found
-}
-
-// leavingSessions asks the workers that are leaving, by "backend/upstream". One that is gone by the time it is asked has
-// no sessions.
-func (d *Driver) leavingSessions(ctx context.Context, pids []int, holders map[slot]string) map[string]int {
-	out := map[string]int{}
-	for _, pid := range pids {
-		answers, err := d.master.ask(ctx, fmt.Sprintf("@!%d show stat -1 4 -1", pid))
-		if err != nil {
-			continue
-		}
-		rows, err := parseStat(answers[0])
-		if err != nil {
-			continue
-		}
-		for _, row := range rows {
-			s, ok := parseSlot(row.backend)
-			if _, asked := holders[s]; !ok || !asked {
-				continue
-			}
-			name, _, _ := strings.Cut(row.server, ":")
-			out[row.backend+"/"+name] += row.sessions
-		}
-	}
-	return out
 }
 
 // tombstones counts the removed servers that the worker still remembers. They cost memory, and time in every reading; a

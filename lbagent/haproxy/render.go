@@ -18,13 +18,16 @@ import (
 // frameVersion is part of the Frame's mark: raise it when rendered text changes in a way that a running worker must load.
 const frameVersion = 1
 
+// frontendPrefix begins the names of the Group's frontends.
+const frontendPrefix = "cutover_fe_"
+
 // renderFrame renders 00-frame.cfg and its mark. The mark is set in the worker that loaded the file and read back from
 // it: it says which Frame runs, whatever any exit code said.
 func renderFrame(o Options) (text []byte, mark string) {
 	var b bytes.Buffer
 	routes, warm := o.mapFile(routesMap), o.mapFile(warmMap)
 	for _, f := range o.Frontends {
-		fmt.Fprintf(&b, "frontend cutover_fe_%s\n    mode http\n", f.Name)
+		fmt.Fprintf(&b, "frontend %s%s\n    mode http\n", frontendPrefix, f.Name)
 		for _, bind := range f.Binds {
 			fmt.Fprintf(&b, "    bind %s\n", bindAddress(bind))
 		}

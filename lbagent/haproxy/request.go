@@ -145,6 +145,7 @@ func (d *Driver) Cut(ctx context.Context, app, name string) error {
 			}
 		}
 	}
+	d.cutNow(app, name)
 	return nil
 }
 
