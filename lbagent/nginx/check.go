@@ -52,7 +52,8 @@ func newChecker(ctx context.Context, o Options) *checker {
 
 // check validates the owner's base with a tree in the place of the published one. build makes the tree (it may be there
 // already) and says how to clean up; key names its content. The answer is a *driver.RefusedError, nil, or the error that
-// kept nginx from answering, which is not remembered.
+// kept nginx from answering, which is not remembered. An old refusal is asked again before it is repeated: its cause may be
+// mended (a certificate is there again), and nobody's change is refused for what is not so.
 func (c *checker) check(ctx context.Context, key string, build buildTree) error {
 	base, err := baseDigest(c.o.BaseConfig)
 	if err != nil {
@@ -61,7 +62,7 @@ func (c *checker) check(ctx context.Context, key string, build buildTree) error 
 	key = base + " " + key
 	c.mu.Lock()
 	known, ok := c.answers[key]
-	if ok {
+	if ok && (known.err == nil || time.Since(known.at) <= checkAge) {
 		if time.Since(known.at) > checkAge && !known.refreshing && c.ctx.Err() == nil {
 			known.refreshing = true
 			c.answers[key] = known

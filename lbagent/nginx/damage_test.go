@@ -39,7 +39,7 @@ func TestADamagedFileKeepsNobodyFromStarting(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			files := []string{"current/sections/shop.section", "current/app-shop.conf", "current/cutover.conf", "current/FRAME"}
+			files := []string{"current/sections/shop.section", "current/load/app-shop.conf", "current/load/frame.conf", "current/cutover.conf", "current/FRAME"}
 			if !k.lua {
 				files = append(files, "current/sections/shop.section")
 				damages = append(slices.Clone(damages), damages[0], damage{name: "gone"})

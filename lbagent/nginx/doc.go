@@ -20,7 +20,8 @@
 //	epoch, lock       Lua: count of starts of the agent, which fences writes of an older agent (invariant FENCE)
 //	frames/DIGEST/    Lua: the Frame (configuration and Lua code), immutable
 //	apps/APP.section  Lua: published Sections, each replaced by rename(2)
-//	gens/gen-N/       reload: whole generations, immutable: tree/, which current points to, and the number N
+//	gens/gen-N/       reload: whole generations, immutable: tree/, which current points to, and the number N, which
+//	                  leads nginx to tree/load by absolute paths: it never loads parts of two generations
 //
 // What the link current leads to and apps/ are functions of the Frame and the Sections alone. Restoring a Section therefore
 // restores them byte for byte, which is what UNDO compares.

@@ -25,10 +25,17 @@ import (
 // The files of a generation directory. What current points to is its tree, which is a function of the Frame and of the
 // Sections alone: restoring the Sections restores it byte for byte (UNDO). The number of the generation, by which a running
 // worker is told from an older one, is beside the tree.
+//
+// nginx goes through the link current for two files: one that never changes, and from that the number, which leads by
+// absolute paths to all others of its generation. So one lookup of the link decides what is loaded: a generation that is
+// published while nginx loads another one, for its owner or for another App, is loaded whole or not at all, and the number
+// that a worker says is that of the files it has read (RUNNING = JOURNAL).
 const (
 	treeDir     = "tree"
-	numberFile  = "generation.conf" // beside the tree, and included from it: the number, as nginx says it
-	frameFile   = "cutover.conf"    // frontends, routes of all Apps, private endpoints
+	numberFile  = "generation.conf" // beside the tree: the number, as nginx says it, and where its files are
+	frameFile   = "cutover.conf"    // what the owner's include finds: leads to the number; the same in every generation
+	loadDir     = "load"            // in the tree: what nginx loads of this generation
+	routesFile  = "frame.conf"      // in loadDir: frontends, routes of all Apps, private endpoints
 	frameDigest = "FRAME"           // digest of the Frame alone
 	sectionsDir = "sections"        // the Sections that it was rendered from
 	noUpstream  = "none"            // a route whose App has nothing that serves: 503
@@ -42,6 +49,9 @@ type routeData struct {
 	Number   int
 	Strip    bool
 }
+
+// blockFile is the file of an App in a tree that nginx loads.
+func blockFile(app string) string { return filepath.Join(loadDir, "app-"+app+".conf") }
 
 func upstreamBlock(app string) string { return "cutover_" + app }
 
@@ -123,12 +133,15 @@ func renderFrame(o Options, sections map[string]driver.Section) ([]byte, error) 
 	return render("frame-reload.conf.tmpl", d)
 }
 
-// renderNumber renders what tells generation n from all others.
-func renderNumber(o Options, n uint64) ([]byte, error) {
+// renderNumber renders what tells generation n from all others, and where its files are: those of tree.
+func renderNumber(o Options, n uint64, tree string) ([]byte, error) {
 	d := newFrameData(o)
-	d.Generation, d.Socket = n, (paths{o.Dir}).generationSocket(n)
+	d.Generation, d.Socket, d.Tree = n, (paths{o.Dir}).generationSocket(n), tree
 	return render("generation.conf.tmpl", d)
 }
+
+// renderEntry renders the one file that nginx finds by the owner's include.
+func renderEntry(o Options) ([]byte, error) { return render("entry-reload.conf.tmpl", newFrameData(o)) }
 
 // reloadFrameDigest is the digest of the Frame without any App.
 func reloadFrameDigest(o Options) (string, error) {
@@ -141,7 +154,11 @@ func reloadFrameDigest(o Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(slices.Concat(frame, number))
+	entry, err := renderEntry(o)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(slices.Concat(frame, number, entry))
 	return hex.EncodeToString(sum[:])[:16], nil
 }
 
@@ -155,10 +172,10 @@ func writeGeneration(o Options, n uint64, sections map[string]driver.Section, pr
 	}
 	defer os.RemoveAll(tmp) // nothing is left of it after the rename
 	tree := filepath.Join(tmp, treeDir)
-	if err := makeDirs(tree, filepath.Join(tree, sectionsDir)); err != nil {
+	if err := makeDirs(tree, filepath.Join(tree, loadDir), filepath.Join(tree, sectionsDir)); err != nil {
 		return err
 	}
-	number, err := renderNumber(o, n)
+	number, err := renderNumber(o, n, p.tree(n))
 	if err != nil {
 		return err
 	}
@@ -173,7 +190,14 @@ func writeGeneration(o Options, n uint64, sections map[string]driver.Section, pr
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.Create(filepath.Join(tree, frameFile), frame); err != nil {
+	entry, err := renderEntry(o)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Create(filepath.Join(tree, frameFile), entry); err != nil {
+		return err
+	}
+	if err := atomicfile.Create(filepath.Join(tree, loadDir, routesFile), frame); err != nil {
 		return err
 	}
 	if err := atomicfile.Create(filepath.Join(tree, frameDigest), []byte(digest+"\n")); err != nil {
@@ -181,26 +205,27 @@ func writeGeneration(o Options, n uint64, sections map[string]driver.Section, pr
 	}
 	for app, s := range sections {
 		files := map[string]func() []byte{
-			"app-" + app + ".conf":                        func() []byte { return renderApp(s) },
+			blockFile(app): func() []byte { return renderApp(s) },
 			filepath.Join(sectionsDir, app+sectionSuffix): func() []byte { return sectionfile.File(s) },
 		}
 		for name, text := range files {
 			if prev != "" && !changed[app] {
 				err := os.Link(filepath.Join(prev, name), filepath.Join(tree, name))
-				if err == nil || errors.Is(err, fs.ErrNotExist) {
-					continue // an App that serves nothing has no block
+				if err == nil {
+					continue
 				}
+				// It was not there: what somebody deleted is written again, since this generation is loaded (NEVER-ZERO).
 			}
 			data := text()
 			if data == nil {
-				continue
+				continue // an App that serves nothing has no block
 			}
 			if err := atomicfile.Create(filepath.Join(tree, name), data); err != nil {
 				return err
 			}
 		}
 	}
-	if err := errors.Join(atomicfile.SyncDir(filepath.Join(tree, sectionsDir)), atomicfile.SyncDir(tree), atomicfile.SyncDir(tmp)); err != nil {
+	if err := errors.Join(atomicfile.SyncDir(filepath.Join(tree, sectionsDir)), atomicfile.SyncDir(filepath.Join(tree, loadDir)), atomicfile.SyncDir(tree), atomicfile.SyncDir(tmp)); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, p.generation(n)); err != nil {
@@ -253,8 +278,8 @@ func readGeneration(o Options, n uint64) (sections map[string]driver.Section, da
 	if err != nil {
 		return nil, nil, err
 	}
-	entries, err := os.ReadDir(tree)
-	if err != nil {
+	entries, err := os.ReadDir(filepath.Join(tree, loadDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a generation of an earlier Frame has its blocks elsewhere
 		return nil, nil, err
 	}
 	for _, e := range entries {

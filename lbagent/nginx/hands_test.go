@@ -111,12 +111,12 @@ func (p *proxy) reloadHands(s driver.Section, spare driver.Upstream) []drivertes
 	file := func(name string) func() string {
 		return func() string { return filepath.Join(p.options.Dir, "current", name) }
 	}
-	block := file("app-" + s.App + ".conf")
+	block := file(filepath.Join("load", "app-"+s.App+".conf"))
 	lighter := edit("edited App", block, func(text string) string { return strings.Replace(text, "weight=100", "weight=7", 1) })
 	another := edit("another server", block, func(text string) string {
 		return strings.Replace(text, "}\n", "server "+spare.Address.String()+";\n}\n", 1)
 	})
-	frame := edit("edited frame", file("cutover.conf"), func(text string) string { return text + "# mine\n" })
+	frame := edit("edited frame", file(filepath.Join("load", "frame.conf")), func(text string) string { return text + "# mine\n" })
 	return []drivertest.Hand{
 		lighter, another, frame, p.reloaded(lighter), p.reloaded(another), p.reloaded(frame),
 		edit("damaged section", file(filepath.Join("sections", s.App+".section")), func(string) string { return "nonsense\n" }),

@@ -92,7 +92,7 @@ func NewReload(options Options) (*Reload, error) {
 // journal says: then it is known what runs all the same (RUNNING = JOURNAL).
 func (d *Reload) doubt(damaged []string) {
 	for _, app := range damaged {
-		block, err := os.ReadFile(filepath.Join(d.p.tree(d.published), "app-"+app+".conf"))
+		block, err := os.ReadFile(filepath.Join(d.p.tree(d.published), blockFile(app)))
 		if errors.Is(err, os.ErrNotExist) {
 			err = nil
 		}
@@ -190,7 +190,7 @@ func (d *Reload) Stage(ctx context.Context, want driver.Section) error {
 	if err != nil {
 		return err
 	}
-	number, err := renderNumber(d.o, 0)
+	entry, err := renderEntry(d.o)
 	if err != nil {
 		return err
 	}
@@ -206,15 +206,15 @@ func (d *Reload) Stage(ctx context.Context, want driver.Section) error {
 		}
 		done := func() { _ = os.RemoveAll(generation) } // what is left goes at the next start
 		tree := filepath.Join(generation, treeDir)
-		err = makeDirs(tree)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(generation, numberFile), number, 0o600)
-		}
-		if err == nil {
-			err = os.WriteFile(filepath.Join(tree, frameFile), frame, 0o600)
-		}
-		if err == nil && block != nil {
-			err = os.WriteFile(filepath.Join(tree, "app.conf"), block, 0o600)
+		number, err := renderNumber(d.o, 0, tree)
+		err = errors.Join(err, makeDirs(tree, filepath.Join(tree, loadDir)))
+		for name, text := range map[string][]byte{
+			filepath.Join("..", numberFile): number, frameFile: entry,
+			filepath.Join(loadDir, routesFile): frame, blockFile(s.App): block,
+		} {
+			if err == nil && text != nil {
+				err = os.WriteFile(filepath.Join(tree, name), text, 0o600)
+			}
 		}
 		if err != nil {
 			done()

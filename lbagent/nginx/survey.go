@@ -248,7 +248,7 @@ func (d *Reload) owned() ([]ownedFile, []string) {
 	n, sections := d.published, d.sections
 	d.mu.Unlock()
 	tree := d.p.tree(n)
-	return generationFiles(d.o, n, sections), []string{tree, filepath.Join(tree, sectionsDir)}
+	return generationFiles(d.o, n, sections), []string{tree, filepath.Join(tree, loadDir), filepath.Join(tree, sectionsDir)}
 }
 
 // generationFiles are the files of generation n, if it holds the Sections.
@@ -263,8 +263,9 @@ func generationFiles(o Options, n uint64, sections map[string]driver.Section) []
 	}
 	frame, err := reloadFrameDigest(o)
 	out := []ownedFile{
-		{path: filepath.Join(p.generation(n), numberFile), want: func() []byte { return must(renderNumber(o, n)) }},
-		{path: filepath.Join(tree, frameFile), want: func() []byte { return must(renderFrame(o, sections)) }},
+		{path: filepath.Join(p.generation(n), numberFile), want: func() []byte { return must(renderNumber(o, n, tree)) }},
+		{path: filepath.Join(tree, frameFile), want: func() []byte { return must(renderEntry(o)) }},
+		{path: filepath.Join(tree, loadDir, routesFile), want: func() []byte { return must(renderFrame(o, sections)) }},
 		{path: filepath.Join(tree, frameDigest), want: func() []byte { return must([]byte(frame+"\n"), err) }},
 	}
 	for app, s := range sections {
@@ -277,7 +278,7 @@ func generationFiles(o Options, n uint64, sections map[string]driver.Section) []
 func appFiles(tree, app string, s driver.Section) []ownedFile {
 	out := []ownedFile{{path: filepath.Join(tree, sectionsDir, app+sectionSuffix), app: app, want: func() []byte { return sectionfile.File(s) }}}
 	if serves(s) { // an App that serves nothing has no block
-		out = append(out, ownedFile{path: filepath.Join(tree, "app-"+app+".conf"), app: app, want: func() []byte { return renderApp(s) }})
+		out = append(out, ownedFile{path: filepath.Join(tree, blockFile(app)), app: app, want: func() []byte { return renderApp(s) }})
 	}
 	return out
 }

@@ -4,6 +4,7 @@
 local M = require "cutover"
 local state = ngx.shared.cutover_state
 local count = ngx.shared.cutover_count
+local life = ngx.shared.cutover_life
 local EPOCH = 4294967296
 
 local C = {}
@@ -62,7 +63,7 @@ function C.health()
         if names == "" then
             state:delete("h:" .. app)
         elseif state:get("s:" .. app) then
-            ok, err = state:safe_set("h:" .. app, names)
+            ok, err = M.put("h:" .. app, names, true)
         end
         if ok then ok, err = M.changed(app) end
         if not ok then return 507, err end
@@ -78,7 +79,7 @@ function C.cut()
     if not epoch then return answer(400, "bad body") end
     local highest = state:get("epoch") or 0
     if tonumber(epoch) < highest then return answer(409, "epoch " .. M.int(highest)) end
-    local ok, err = state:safe_set("x:" .. key, true, 60)
+    local ok, err = life:safe_set("x:" .. key, true, 60)
     if not ok then return answer(507, err) end
     return answer(200, "version " .. M.int(state:get("v") or 0))
 end
@@ -90,10 +91,12 @@ function C.read()
     M.sync()
     ngx.update_time()
     local out = { worker_line(), "version " .. M.int(M.version) }
-    local pids = {}
+    -- Requests that a worker could not count by upstream are with any of them; so is an unknown number (NO-ORPHAN-KILL).
+    local pids, uncounted = {}, 0
     for pid in (ask:match("pids ([%d ]*)\n") or ""):gmatch("%d+") do
         pids[#pids + 1] = pid
-        local v, at, generation = (state:get("a:" .. pid) or ""):match("^(%d+) (%S+) (%S+)$")
+        uncounted = uncounted + math.max(0, count:get(pid .. ":") or 1)
+        local v, at, generation = (life:get("a:" .. pid) or ""):match("^(%d+) (%S+) (%S+)$")
         if v then
             local age = math.max(0, math.floor((ngx.now() - tonumber(at)) * 1000))
             out[#out + 1] = table.concat({ "applied", pid, v, age, generation }, " ")
@@ -103,7 +106,7 @@ function C.read()
         out[#out + 1] = "section " .. app .. " " .. #s.text
         out[#out + 1] = s.text .. "."
         for _, u in ipairs(s.upstreams) do
-            local n = 0
+            local n = uncounted
             for _, pid in ipairs(pids) do n = n + math.max(0, count:get(pid .. ":" .. app .. "/" .. u.name) or 0) end
             out[#out + 1] = "row " .. u.name .. " " .. n .. " " .. (u.red and "red" or "-")
         end

@@ -4,23 +4,29 @@
 -- never reloads nginx. Every write bumps one version. A worker compares the version at the start of each request and
 -- reads what changed, so a flip is visible to the next request in every worker without any timer.
 --
--- Keys of cutover_state (written with safe_set only, so nothing is ever evicted):
+-- Keys of cutover_state (written with safe_set only, so nothing is ever evicted; see put):
 --   s:APP    text of the Section (lbagent/nginx/sectionfile), checked before it is stored
 --   f:APP    fence: the write number of the last write, kept when the Section is gone (invariant FENCE)
 --   h:APP    upstreams that the agent's probes through these workers found red, one name a line
---   x:APP/NAME  the sessions of this upstream are being cut (for a minute)
 --   v, c:N   version, and the App that version N changed
 --   epoch    the highest agent epoch seen, in writes or in Dir/epoch; lower ones are refused
 --   boot     identity of this dictionary: it changes when nginx restarts, not when it reloads
 --   cycle    count of configuration loads
+--   reserve  memory that is given up for changes that must not fail when the rest is full
+-- Keys of cutover_count, none of a worker that has ended:
+--   PID:APP/NAME  requests in flight on one upstream in one worker; gone when there is none
+--   PID:          requests in flight in one worker that found no memory for the key above
+-- Keys of cutover_life, which must always find room, so Sections and requests are elsewhere:
+--   lock     held by the worker that writes
 --   a:PID    "version time generation" as the worker itself reports it
--- Keys of cutover_count: PID:APP/NAME = requests in flight on one upstream in one worker.
+--   x:APP/NAME  the sessions of this upstream are being cut (for a minute)
 
 local ffi = require "ffi"
 local balancer = require "ngx.balancer"
 
 local state = ngx.shared.cutover_state
 local count = ngx.shared.cutover_count
+local life = ngx.shared.cutover_life
 
 ffi.cdef [[
 struct cutover_dirent { uint64_t ino; int64_t off; unsigned short reclen; unsigned char kind; char name[256]; };
@@ -144,12 +150,6 @@ local function load_section(app)
         if old then drop_routes(old) end
         if s then put_routes(s) end
         M.apps[app] = s
-        local names = {}
-        for _, u in ipairs(s and s.upstreams or {}) do names[u.name] = true end
-        for _, u in ipairs(old and old.upstreams or {}) do
-            local key = ngx.worker.pid() .. ":" .. app .. "/" .. u.name
-            if not names[u.name] and (count:get(key) or 0) <= 0 then count:delete(key) end
-        end
     end
     if not s then return end
     local red = {}
@@ -168,7 +168,7 @@ local function report(v)
     local now = ngx.now()
     if M.reported == v and M.reported_at and now - M.reported_at < HEARTBEAT then return end
     M.reported, M.reported_at = v, now
-    local ok, err = state:safe_set("a:" .. ngx.worker.pid(), int(v) .. " " .. now .. " " .. M.generation)
+    local ok, err = life:safe_set("a:" .. ngx.worker.pid(), int(v) .. " " .. now .. " " .. M.generation)
     if not ok then ngx.log(ngx.ERR, "cutover: cannot report the applied version: ", err) end
 end
 
@@ -205,9 +205,9 @@ end
 -- locked runs f while no other worker writes. A worker that dies inside leaves a lock that expires by itself.
 function M.locked(f)
     for _ = 1, 2000 do
-        if state:add("lock", 1, 1) then
+        if life:safe_add("lock", 1, 1) then
             local ok, status, body = pcall(f)
-            state:delete("lock")
+            life:delete("lock")
             if not ok then return 500, tostring(status) end
             return status, body
         end
@@ -216,23 +216,49 @@ function M.locked(f)
     return 503, "the write lock is held"
 end
 
--- changed publishes a change of one App to the workers. The caller holds the lock, or is the master at start.
+-- changed publishes a change of one App to the workers. The caller holds the lock, or is the master at start. Without memory
+-- for its name the workers read all Apps.
 function M.changed(app)
     local v = (state:get("v") or 0) + 1
-    local ok, err = state:safe_set("c:" .. int(v), app)
-    if not ok then return nil, err end
     state:delete("c:" .. int(v - LOG))
+    state:safe_set("c:" .. int(v), app)
     return state:safe_set("v", v)
+end
+
+-- keep_reserve takes the reserve (back), if there is room.
+local function keep_reserve()
+    M.spare = M.spare or ("\0"):rep(math.min(256 * 1024, state:capacity() / 16))
+    state:safe_add("reserve", M.spare)
+end
+
+-- put stores a text, or leaves what is there: safe_set drops the old value before it looks for room for the new one. needed:
+-- the reserve is given up for it. The caller holds the lock, or is the master at start.
+function M.put(key, text, needed)
+    local old = state:get(key)
+    local ok, err = state:safe_set(key, text)
+    if not ok and needed then
+        state:delete("reserve")
+        ok, err = state:safe_set(key, text)
+    end
+    if not ok and old then
+        local back, why = state:safe_set(key, old)
+        if not back then ngx.log(ngx.ERR, "cutover: ", key, " is lost: ", why) end
+    end
+    keep_reserve()
+    return ok, err
 end
 
 -- store keeps one parsed Section. The order matters: a worker that sees the new version finds the new text.
 function M.store(s)
-    local ok, err = true, nil
+    local ok, err = state:safe_set("f:" .. s.app, s.write)
+    if not ok then return nil, err end
     if s.empty then
         state:delete("s:" .. s.app)
         state:delete("h:" .. s.app)
     else
-        ok, err = state:safe_set("s:" .. s.app, s.text)
+        local old = state:get("s:" .. s.app)
+        ok, err = M.put("s:" .. s.app, s.text, old and #s.text <= #old)
+        if not ok then return nil, err end
         -- Red marks of upstreams that leave go with them: a name that comes back starts anew.
         local red = state:get("h:" .. s.app)
         if red then
@@ -243,13 +269,11 @@ function M.store(s)
             if #kept == 0 then
                 state:delete("h:" .. s.app)
             else
-                state:safe_set("h:" .. s.app, table.concat(kept))
+                M.put("h:" .. s.app, table.concat(kept), true)
             end
         end
     end
-    if ok then ok, err = state:safe_set("f:" .. s.app, s.write) end
-    if ok then ok, err = M.changed(s.app) end
-    return ok, err
+    return M.changed(s.app)
 end
 
 -- published_part is what of a Section's text belongs into a file: not the write number, not what is warm. Encode sorts,
@@ -290,6 +314,8 @@ function M.init(options)
         state:safe_set("cycle", 1)
     end
     M.generation = boot .. "." .. int(cycle)
+    if not state:get("v") then state:safe_set("v", 0) end -- from now on it needs no memory
+    keep_reserve()
 
     local epoch = math.max(published_epoch(options.epoch), state:get("epoch") or 0)
     state:safe_set("epoch", epoch)
@@ -330,7 +356,11 @@ function M.init(options)
             local s = M.parse(state:get(key))
             local routable = s and #s.routes > 0
             for _, u in ipairs(s and s.upstreams or {}) do routable = routable or u.mode ~= "warm" end
-            if routable then
+            -- A file that was replaced while the directory was read may not have been listed.
+            local file = routable and io.open(options.apps .. "/" .. app .. ".section", "rb")
+            if file then
+                file:close()
+            elseif routable then
                 state:delete(key)
                 state:delete("h:" .. app)
                 M.changed(app)
@@ -343,11 +373,17 @@ end
 function M.init_worker()
     math.randomseed(ngx.now() * 1000 + ngx.worker.pid())
     local mine = tostring(ngx.worker.pid())
-    for _, key in ipairs(count:get_keys(0)) do
-        -- Counts of this pid are of an earlier process; counts of dead pids are of workers that crashed.
-        local pid = key:match("^(%d+):")
-        if pid == mine or (ffi.C.kill(tonumber(pid), 0) ~= 0 and ffi.errno() == 3) then count:delete(key) end
+    -- What is there of this pid is of an earlier process, what is of dead pids of workers that ended.
+    local function clean(dict, pattern)
+        for _, key in ipairs(dict:get_keys(0)) do
+            local pid = key:match(pattern)
+            if pid and (pid == mine or (ffi.C.kill(tonumber(pid), 0) ~= 0 and ffi.errno() == 3)) then dict:delete(key) end
+        end
     end
+    clean(count, "^(%d+):")
+    clean(life, "^a:(%d+)$")
+    local room, why = count:safe_set(mine .. ":", 0)
+    if not room then ngx.log(ngx.ERR, "cutover: no memory to count requests: every upstream counts as in use: ", why) end
     M.sync()
     local ok, err = ngx.timer.every(TICK, function(premature)
         if not premature then M.sync() end
@@ -383,12 +419,11 @@ local function pick(s, tried)
 end
 
 local function enter(app, up)
-    local key = ngx.worker.pid() .. ":" .. app .. "/" .. up.name
-    if not count:incr(key, 1) then
-        local ok, err = count:safe_add(key, 1)
-        if not ok and err == "exists" then count:incr(key, 1) end
-    end
-    return key
+    local mine = ngx.worker.pid() .. ":"
+    local key = mine .. app .. "/" .. up.name
+    if count:incr(key, 1) or count:safe_add(key, 1) then return key end
+    count:incr(mine, 1)
+    return mine
 end
 
 local function leave(ctx)
@@ -396,13 +431,8 @@ local function leave(ctx)
     if not key then return end
     ctx.cutover_key = nil
     local n = count:incr(key, -1)
-    if n and n <= 0 then
-        local s = M.apps[ctx.cutover_app]
-        for _, u in ipairs(s and s.upstreams or {}) do
-            if u.name == ctx.cutover_up.name then return end
-        end
-        count:delete(key)
-    end
+    -- Only this worker writes the key, and nothing of it runs in between.
+    if n and n <= 0 and key:sub(-1) ~= ":" then count:delete(key) end
 end
 
 -- route runs in the access phase: it finds the App, picks the upstream and counts the request.
@@ -434,7 +464,7 @@ function M.balance()
     if ctx.cutover_tried then
         ctx.cutover_tried[up.name] = true
         -- A session that was cut ends; without this nginx would repeat a GET elsewhere.
-        if state:get("x:" .. ctx.cutover_app .. "/" .. up.name) then return ngx.exit(502) end
+        if life:get("x:" .. ctx.cutover_app .. "/" .. up.name) then return ngx.exit(502) end
         M.sync()
         local s = M.apps[ctx.cutover_app]
         local other = s and pick(s, ctx.cutover_tried)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"strconv"
@@ -77,8 +78,10 @@ func (c *Client) check(ctx context.Context, target netip.AddrPort, h driver.Heal
 		return Result{Verdict: Unknown, Text: err.Error()}
 	case h.Kind != driver.HealthHTTP && a.Connected:
 		r.Verdict, r.Text = Passed, "L4OK"
-	case h.Kind != driver.HealthHTTP:
+	case h.Kind != driver.HealthHTTP && ofUpstream(a.Status):
 		r.Text = "L4CON"
+	case !a.FromUpstream && !ofUpstream(a.Status):
+		r.Verdict, r.Text = Unknown, fmt.Sprintf("nginx itself says %d: the owner's http{} limits or refuses checks", a.Status)
 	case !a.FromUpstream:
 		r.Text = fmt.Sprintf("L4CON nginx says %d", a.Status)
 	case a.Status >= 200 && a.Status < 400:
@@ -88,6 +91,12 @@ func (c *Client) check(ctx context.Context, target netip.AddrPort, h driver.Heal
 	}
 	r.Text += " worker " + a.Worker
 	return r
+}
+
+// ofUpstream says whether a status that nginx made tells of the upstream: it cannot be reached, or does not answer. Any other
+// comes from what the owner asks of all requests (limit_req, deny, auth_basic), and takes nobody out (FAIL-STATIC).
+func ofUpstream(status int) bool {
+	return status == http.StatusBadGateway || status == http.StatusGatewayTimeout
 }
 
 func isTimeout(err error) bool {

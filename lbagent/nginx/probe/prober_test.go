@@ -271,3 +271,23 @@ func BenchmarkProber(b *testing.B) {
 	l.Close()
 	wg.Wait()
 }
+
+// A status that nginx makes because its owner limits or refuses requests says nothing of the upstream (FAIL-STATIC).
+func TestOwnersLimitsTakeNobodyOut(t *testing.T) {
+	refused := "HTTP/1.1 503 Service Temporarily Unavailable\r\nX-Cutover-Generation: g1\r\nX-Cutover-Worker: 7\r\n\r\n"
+	unreachable := strings.Replace(refused, "503", "502", 1)
+	for _, kind := range []driver.HealthKind{driver.HealthHTTP, driver.HealthTCP} {
+		w := startWorker(t, func(string) string { return refused })
+		c := &Client{ProbeSocket: w.socket, ConnectSocket: w.socket}
+		h := fast()
+		h.Kind = kind
+		if r := c.check(t.Context(), target("a", h).Address, h); r.Verdict != Unknown || !strings.Contains(r.Text, "503") {
+			t.Errorf("kind %d: %+v for a status of nginx's own", kind, r)
+		}
+		answer := func(string) string { return unreachable }
+		w.answer.Store(&answer)
+		if r := c.check(t.Context(), target("a", h).Address, h); r.Verdict != Failed {
+			t.Errorf("kind %d: %+v for an upstream that cannot be reached", kind, r)
+		}
+	}
+}
