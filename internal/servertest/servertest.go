@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // patience bounds the wait for a server to be ready, and for one to end.
@@ -96,6 +100,44 @@ func FreePorts(t testing.TB, n int) []int {
 // its port has not gone to a connection or to another test meanwhile.
 func Loopback() string {
 	return fmt.Sprintf("127.%d.%d.%d", 100+rand.IntN(100), rand.IntN(256), 1+rand.IntN(254))
+}
+
+// Refuse keeps a TCP address of IPv4 without listening there: who connects is refused, and nobody else gets the port until
+// the returned Closer is closed. Port 0 picks one. It is for what has to stay dead: a port that is only free is soon another
+// server's.
+func Refuse(addr netip.AddrPort) (netip.AddrPort, io.Closer, error) {
+	fail := func(err error) (netip.AddrPort, io.Closer, error) {
+		return netip.AddrPort{}, nil, fmt.Errorf("keep %s without listening: %w", addr, err)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fail(err)
+	}
+	file := os.NewFile(uintptr(fd), "refuses "+addr.String())
+	// Connections of the server that listened there before may not be over.
+	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()})
+	}
+	if err != nil {
+		return fail(errors.Join(err, file.Close()))
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		return fail(errors.Join(err, file.Close()))
+	}
+	return netip.AddrPortFrom(addr.Addr(), uint16(at.(*unix.SockaddrInet4).Port)), file, nil
+}
+
+// Refused returns an address of 127.0.0.1 where who connects is refused until the test ends.
+func Refused(t testing.TB) netip.AddrPort {
+	t.Helper()
+	addr, kept, err := Refuse(netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = kept.Close() })
+	return addr
 }
 
 // Process is one server of a test. Its methods fail the test. Freeze and Thaw may be called from any goroutine (a timer
