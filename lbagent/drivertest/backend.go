@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cutover/cutover/internal/servertest"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -34,6 +35,8 @@ type Backend struct {
 	lastHost string
 	released chan struct{}
 	server   *http.Server
+	stop     sync.Once
+	dead     io.Closer // its port, after Stop
 }
 
 // NewBackend starts a Backend on a free loopback port; it is closed with the test.
@@ -60,6 +63,9 @@ func NewBackend(t testing.TB, name string) *Backend {
 		b.Release()
 		b.Stop()
 		<-done
+		if b.dead != nil {
+			_ = b.dead.Close()
+		}
 	})
 	return b
 }
@@ -74,8 +80,11 @@ func (b *Backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("X-Backend", b.Name)
 	if r.URL.Path == HealthPath {
+		// In this order a check that is counted after a SetHealth may have the status from before it, and none that was
+		// counted before it has the new one.
+		status := b.status.Load()
 		b.checks.Add(1)
-		w.WriteHeader(int(b.status.Load()))
+		w.WriteHeader(int(status))
 		return
 	}
 	b.traffic.Add(1)
@@ -109,8 +118,14 @@ func (b *Backend) Release() {
 	}
 }
 
-// Stop ends the server as a killed task ends: open connections are closed, the port refuses.
-func (b *Backend) Stop() { _ = b.server.Close() }
+// Stop ends the server as a killed task ends: open connections are closed, the port refuses, and is nobody else's before the
+// test ends.
+func (b *Backend) Stop() {
+	b.stop.Do(func() {
+		_ = b.server.Close()
+		_, b.dead, _ = servertest.Refuse(b.Addr) // it fails if another was quicker, within microseconds
+	})
+}
 
 // Checks is the number of requests on the health path so far; Traffic that of all others.
 func (b *Backend) Checks() int64 { return b.checks.Load() }
@@ -147,15 +162,4 @@ func Health() driver.Health {
 // Upstream is the Backend as a driver's Upstream: its own name, weight 100.
 func (b *Backend) Upstream(mode driver.Mode) driver.Upstream {
 	return driver.Upstream{Name: b.Name, Address: b.Addr, Weight: 100, Mode: mode, Health: Health()}
-}
-
-// RefusedPort returns a loopback address on which nothing listens.
-func RefusedPort(t testing.TB) netip.AddrPort {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort()
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"testing"
 
+	"github.com/cutover/cutover/internal/servertest"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -54,7 +55,7 @@ func testWarmGetsNoRequest(t *testing.T, h Harness) {
 	r.converge(beside)
 	r.awaitGreen("shop", "new-2")
 	r.holds(beside)
-	load := StartLoad(t, r.FrontendURL()+"/shop", 4, true)
+	load := StartLoad(t, r.FrontendURL()+"/shop", 4, !h.Lossy)
 	r.eventually("200 answers", func() error {
 		if n := load.Answered(""); n < 200 {
 			return fmt.Errorf("%d answers", n)
@@ -110,7 +111,7 @@ func testGreenOnlyAfterChecks(t *testing.T, h Harness) {
 func testDeadUpstreamIsRed(t *testing.T, h Harness) {
 	r := newRig(t, h)
 	dead := driver.Upstream{
-		Name: "dead-1", Address: RefusedPort(t), Weight: 100, Mode: driver.Warm, Health: Health(),
+		Name: "dead-1", Address: servertest.Refused(t), Weight: 100, Mode: driver.Warm, Health: Health(),
 	}
 	r.converge(onlyWarm("shop", dead))
 	r.awaitRed("shop", dead.Name)

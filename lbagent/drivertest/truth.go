@@ -2,6 +2,7 @@ package drivertest
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"testing"
@@ -106,15 +107,27 @@ func testOwnerReloadKeepsPublished(t *testing.T, h Harness) {
 	warm := join(s, b.Upstream(driver.Warm))
 	r.converge(warm)
 	r.awaitGreen("shop", b.Name)
+	b.SetHealth(http.StatusInternalServerError) // what was green before must not count
 	r.OwnerReload(t)
 	r.expect("", "/shop", answer{Status: http.StatusOK, Backend: a.Name})
 	before := b.Checks()
 	r.converge(warm)
 	r.holds(warm)
+	r.eventually("checks by the new worker", func() error {
+		row, err := row(r.read("shop"), b.Name)
+		if err != nil {
+			return err
+		}
+		if row.Green {
+			t.Fatalf("green in a new worker without a good check by it: %+v", row)
+		}
+		if n := b.Checks() - before; n < 3 {
+			return fmt.Errorf("%d checks", n)
+		}
+		return nil
+	})
+	b.SetHealth(http.StatusOK)
 	r.awaitGreen("shop", b.Name)
-	if b.Checks() == before {
-		t.Error("green in a new worker without a check by it")
-	}
 	r.expect("", "/shop", answer{Status: http.StatusOK, Backend: a.Name})
 }
 

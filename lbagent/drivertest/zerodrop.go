@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cutover/cutover/internal/servertest"
 	"github.com/cutover/cutover/lbagent/driver"
 )
 
@@ -102,7 +103,7 @@ func testNaiveSwapLosesRequests(t *testing.T, h Harness) {
 	r.awaitAnswers(load, "rev-0", 50)
 
 	// The new task does not listen yet when the proxies are told about it.
-	next := driver.Upstream{Name: "rev-1", Address: RefusedPort(t), Weight: 100, Mode: driver.Serving, Health: Health()}
+	next := driver.Upstream{Name: "rev-1", Address: servertest.Refused(t), Weight: 100, Mode: driver.Serving, Health: Health()}
 	swapped := section("shop", next)
 	r.publish(swapped)
 	r.converge(swapped)
@@ -128,7 +129,8 @@ func testDrainAndCut(t *testing.T, h Harness) {
 	}
 	results := make(chan result, 2)
 	ask := func() {
-		client := &http.Client{Timeout: Deadline, Transport: &http.Transport{DisableKeepAlives: true}}
+		// It outlasts all that is done meanwhile.
+		client := &http.Client{Timeout: 10 * Deadline, Transport: &http.Transport{DisableKeepAlives: true}}
 		defer client.CloseIdleConnections()
 		resp, err := client.Get(r.FrontendURL() + "/shop/slow")
 		if err != nil {

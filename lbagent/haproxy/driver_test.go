@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cutover/cutover/internal/servertest"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/drivertest"
 )
@@ -172,7 +172,7 @@ func TestDownStaysDownOverReload(t *testing.T) {
 	p := startProxy(t, 2)
 	live := drivertest.NewBackend(t, "live-1").Upstream(driver.Serving)
 	dead := live
-	dead.Name, dead.Address = "dead-1", drivertest.RefusedPort(t)
+	dead.Name, dead.Address = "dead-1", servertest.Refused(t)
 	p.put(t, app("shop", live, dead))
 	p.awaitRow(t, "shop", "live-1", "green", green)
 	p.awaitRow(t, "shop", "dead-1", "red", red)
@@ -324,12 +324,7 @@ func TestCheckTellsTheOwner(t *testing.T) {
 func TestNewFrameIsLoaded(t *testing.T) {
 	p := startProxy(t, 2)
 	p.put(t, app("shop", drivertest.NewBackend(t, "a-1").Upstream(driver.Serving)))
-	l, err := net.Listen("tcp", netip.AddrPortFrom(p.source, 0).String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	second := l.Addr().(*net.TCPAddr).AddrPort()
-	l.Close()
+	second := netip.AddrPortFrom(p.source, uint16(servertest.FreePorts(t, 1)[0]))
 	p.o.Frontends = append(p.o.Frontends, Frontend{Name: "second", Binds: []netip.AddrPort{second}})
 	p.Reopen(t)
 	if _, err := p.driver.Check(testContext(t)); err != nil {

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cutover/cutover/internal/procfs"
+	"github.com/cutover/cutover/internal/servertest"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/drivertest"
 )
@@ -47,12 +48,7 @@ func startProxy(t testing.TB, pool int) *testProxy {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	n := hosts.Add(1)
 	source := netip.AddrFrom4([4]byte{127, 0, 77, byte(1 + n%200)})
-	l, err := net.Listen("tcp", netip.AddrPortFrom(source, 0).String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	bind := l.Addr().(*net.TCPAddr).AddrPort()
-	l.Close()
+	bind := netip.AddrPortFrom(source, uint16(servertest.FreePorts(t, 1)[0]))
 	logFile, err := os.Create(filepath.Join(dir, "haproxy.log"))
 	if err != nil {
 		t.Fatal(err)

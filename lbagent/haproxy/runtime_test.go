@@ -2,12 +2,15 @@ package haproxy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/cutover/cutover/lbagent/drivertest"
 )
 
 // A caller that gives up while HAProxy is about to answer takes nobody with it who waits for the same answer.
@@ -33,13 +36,7 @@ func TestSharedOutlivesAnAskerWhoGivesUpOnHAProxy(t *testing.T) {
 	ask := func(ctx context.Context, _ struct{}) ([]string, error) {
 		return commandLine{socket}.ask(ctx, "show info")
 	}
-	for name, giveUp := range map[string]func() (context.Context, context.CancelFunc){
-		"cancelled": func() (context.Context, context.CancelFunc) { return context.WithCancel(t.Context()) },
-		"out of time": func() (context.Context, context.CancelFunc) {
-			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-			return ctx, func() { <-ctx.Done(); cancel() }
-		},
-	} {
+	for name, end := range map[string]error{"cancelled": context.Canceled, "out of time": context.DeadlineExceeded} {
 		t.Run(name, func(t *testing.T) {
 			release, begun := make(chan struct{}), make(chan struct{})
 			var others sync.WaitGroup
@@ -52,8 +49,8 @@ func TestSharedOutlivesAnAskerWhoGivesUpOnHAProxy(t *testing.T) {
 				})
 			})
 			<-begun
-			ctx, cancel := giveUp()
-			others.Go(func() { _, _ = s.get(ctx, struct{}{}, ask) })
+			impatient := &patience{Context: t.Context(), ends: make(chan struct{}), end: end}
+			others.Go(func() { _, _ = s.get(impatient, struct{}{}, ask) })
 			for waits := false; !waits; time.Sleep(time.Millisecond) {
 				s.mu.Lock()
 				waits = s.next != nil
@@ -68,7 +65,7 @@ func TestSharedOutlivesAnAskerWhoGivesUpOnHAProxy(t *testing.T) {
 			close(release)
 			first := <-accepted
 			defer first.Close()
-			cancel()
+			close(impatient.ends)
 			select {
 			case conn := <-accepted:
 				if _, err := io.ReadAll(conn); err != nil {
@@ -83,9 +80,42 @@ func TestSharedOutlivesAnAskerWhoGivesUpOnHAProxy(t *testing.T) {
 				}
 			case err := <-patient:
 				t.Errorf("the patient caller got what the other one's end came to: %v", err)
-			case <-time.After(10 * time.Second):
+			case <-time.After(drivertest.Deadline):
 				t.Error("nobody asks again")
 			}
 		})
+	}
+}
+
+// patience is a context that ends as the test says, and when it says so.
+type patience struct {
+	context.Context
+	ends chan struct{}
+	end  error
+}
+
+func (p *patience) Done() <-chan struct{} { return p.ends }
+
+func (p *patience) Err() error {
+	select {
+	case <-p.ends:
+		return p.end
+	default:
+		return nil
+	}
+}
+
+// Whatever of a question the end of its caller's time cuts off, it is told as that, and not as a HAProxy that does not answer.
+func TestOutOfTimeIsTheCallers(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket) // the kernel takes the connection, and nobody answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := (commandLine{socket}).ask(ctx, "show info"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
 	}
 }

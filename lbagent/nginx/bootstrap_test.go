@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/cutover/cutover/internal/procfs"
+	"github.com/cutover/cutover/internal/servertest"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/drivertest"
 	"github.com/cutover/cutover/lbagent/nginx"
@@ -25,7 +26,14 @@ func TestKilledMaster(t *testing.T) {
 			s := section("shop", a.Upstream(driver.Serving))
 			p.serve(t, s)
 			master := p.master()
-			orphans := workers(t, master)
+			orphans := map[int]procfs.Stat{}
+			for pid := range workers(t, master) {
+				stat, err := procfs.ReadStat(pid)
+				if err != nil {
+					t.Fatal(err)
+				}
+				orphans[pid] = stat
+			}
 			if err := syscall.Kill(master, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
@@ -36,8 +44,8 @@ func TestKilledMaster(t *testing.T) {
 				return nil
 			})
 			p.Start(t)
-			for pid := range orphans {
-				if _, err := procfs.ReadStat(pid); err == nil {
+			for pid, was := range orphans {
+				if s, err := procfs.ReadStat(pid); err == nil && s.StartTicks == was.StartTicks {
 					t.Errorf("orphan %d lives", pid)
 				}
 			}
@@ -170,7 +178,7 @@ func TestStageSeesIncludedFiles(t *testing.T) {
 			if err := os.WriteFile(p.options.BaseConfig, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			s := section("shop", driver.Upstream{Name: "a", Address: drivertest.RefusedPort(t), Weight: 1, Mode: driver.Serving})
+			s := section("shop", driver.Upstream{Name: "a", Address: servertest.Refused(t), Weight: 1, Mode: driver.Serving})
 			var refused *driver.RefusedError
 			for i := range 3 {
 				good := i%2 == 0

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/cutover/cutover/internal/procfs"
+	"github.com/cutover/cutover/internal/servertest"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/drivertest"
 	"github.com/cutover/cutover/lbagent/nginx"
@@ -148,12 +149,7 @@ func (w *testWriter) Write(b []byte) (int, error) {
 
 func freePort(t testing.TB, addr netip.Addr) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort()
+	return netip.AddrPortFrom(addr, uint16(servertest.FreePorts(t, 1)[0]))
 }
 
 func (p *proxy) Driver() driver.Driver { return p.driver }
@@ -201,17 +197,18 @@ func (p *proxy) Kill(t testing.TB) {
 	if cmd == nil {
 		return
 	}
-	children, _ := procfs.Children(cmd.Process.Pid)
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	<-exited
-	for _, pid := range children {
-		drivertest.Eventually(t, "worker ends", func() error {
-			if _, err := procfs.ReadStat(pid); err == nil {
-				return fmt.Errorf("worker %d lives", pid)
+	// Orphaned workers stay as zombies until init takes notice: they serve nobody.
+	drivertest.Eventually(t, "the workers are gone", func() error {
+		pids, err := procfs.Processes()
+		for _, pid := range pids {
+			if s, gone := procfs.ReadStat(pid); gone == nil && s.Group == cmd.Process.Pid {
+				return fmt.Errorf("process %d lives", pid)
 			}
-			return nil
-		})
-	}
+		}
+		return err
+	})
 }
 
 func (p *proxy) master() int {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cutover/cutover/internal/servertest"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/drivertest"
 	"github.com/cutover/cutover/lbagent/nginx/sectionfile"
@@ -433,7 +434,7 @@ func TestLuaRetriesOnlyWhatMayBeRepeated(t *testing.T) {
 	if failed == 0 || int64(failed)+good.Traffic() != 10 {
 		t.Errorf("%d of 10 POSTs failed and %d were answered: a POST was sent twice", failed, good.Traffic())
 	}
-	refused := driver.Upstream{Name: "refused", Address: drivertest.RefusedPort(t), Weight: 256, Mode: driver.Serving, Health: none}
+	refused := driver.Upstream{Name: "refused", Address: servertest.Refused(t), Weight: 256, Mode: driver.Serving, Health: none}
 	p.serve(t, section("shop", refused, g))
 	for range 10 {
 		if status := post(); status != http.StatusOK {
