@@ -1,6 +1,7 @@
 package lbagent
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/cutover/cutover/internal/servertest"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
 
@@ -119,12 +121,11 @@ func TestClientsAreCounted(t *testing.T) {
 	h.eventually("the client to be counted", func() bool { s := state(); return s.GetCounted() && s.GetSessions() == 1 && s.GetQuietSince() == nil })
 	_ = server.Close()
 	_ = client.Close()
-	h.eventually("no client to be left", func() bool { s := state(); return s.GetSessions() == 0 && s.GetQuietSince() != nil })
-	since := state().GetQuietSince().AsTime()
-	h.eventually("it to stay so", func() bool { return time.Since(since) > 3*countEvery })
-	if got := state().GetQuietSince().AsTime(); !got.Equal(since) {
-		t.Errorf("quiet since %v, was %v", got, since)
-	}
+	// The kernel may tell of the end after a count has found none.
+	h.eventually("no client to be left for a while", func() bool {
+		s := state()
+		return s.GetSessions() == 0 && s.GetQuietSince() != nil && time.Since(s.GetQuietSince().AsTime()) > 3*countEvery
+	})
 }
 
 // Clients whose connections are too short to be seen in any one moment are clients all the same.
@@ -137,33 +138,27 @@ func TestShortConnectionsAreTraffic(t *testing.T) {
 	h.traffic(in)
 	h.traffic(out)
 	state := func() *lbagentv1.Traffic { return h.agent.traffic(h.agent.state.Load()) }
-	h.eventually("the count to begin", func() bool { return state().GetCounted() })
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	tick := time.NewTicker(countEvery / 4)
-	defer tick.Stop()
-	for began := time.Now(); time.Since(began) < 8*countEvery; <-tick.C {
+	h.eventually("it to be quiet", func() bool { return state().GetQuietSince() != nil })
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	for range 4 {
+		asked := time.Now()
 		resp, err := client.Get(frontend.URL)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_ = resp.Body.Close()
-		// A count that began before the first request may still be the newest.
-		if q := state().GetQuietSince(); q != nil && time.Since(began) > 3*countEvery {
-			t.Fatalf("said to be quiet since %v while clients come and go", q.AsTime())
-		}
+		h.eventually("what came and went to be counted", func() bool {
+			q := state().GetQuietSince()
+			return q == nil || q.AsTime().After(asked)
+		})
 	}
-	h.eventually("it to be quiet", func() bool { return state().GetQuietSince() != nil })
+	h.eventually("it to be quiet again", func() bool { return state().GetQuietSince() != nil })
 }
 
 // Upstream balancers ask in the clear, and learn nothing but yes or no.
 func TestReadinessEndpointForBalancers(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	h := newHost(t)
-	h.readyListen = l.Addr().String()
-	_ = l.Close()
+	h.readyListen = fmt.Sprintf("127.0.0.1:%d", servertest.FreePorts(t, 1)[0])
 	h.start()
 	get := func(path string) (int, string) {
 		resp, err := http.Get("http://" + h.readyListen + path)
