@@ -94,7 +94,12 @@ func TestErrorStatusIsAFailure(t *testing.T) {
 func TestOutOfTraffic(t *testing.T) {
 	hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("hello")) })
 	first := httptest.NewServer(hello)
-	addr := first.Listener.Addr().String()
+	// The address stays this test's while the server is away.
+	kept, err := first.Listener.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
 	run, err := loadgen.Start(context.Background(), loadgen.Options{URLs: []string{first.URL}, KeepAlive: 4, Close: 2})
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +108,7 @@ func TestOutOfTraffic(t *testing.T) {
 	run.TakeOut(first.URL)
 	first.CloseClientConnections()
 	first.Close()
-	ln, err := net.Listen("tcp", addr)
+	ln, err := net.FileListener(kept)
 	if err != nil {
 		t.Fatal(err)
 	}
