@@ -23,6 +23,9 @@ type Checker struct {
 	right map[string]stamp
 }
 
+// grain is by how much two changes of a file may lie apart and have the same time: the kernel's tick, with room.
+const grain = 20 * time.Millisecond
+
 type stamp struct {
 	inode, size    uint64
 	mtime, changed syscall.Timespec
@@ -67,6 +70,10 @@ func (c *Checker) Look(path string, want func() []byte) (*Altered, error) {
 	if !bytes.Equal(found, want()) {
 		c.forget(path)
 		return &Altered{Path: path, Found: found, Since: time.Unix(now.changed.Unix())}, nil
+	}
+	if time.Since(time.Unix(now.changed.Unix())) < grain {
+		c.forget(path) // another change may get the same stamp
+		return nil, nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -32,6 +32,15 @@ func TestLook(t *testing.T) {
 		t.Fatalf("no file: %+v, asked %d times", a, asked)
 	}
 	write("right")
+	if a := look(); a != nil {
+		t.Fatalf("a right file: %+v", a)
+	}
+	for info, err := os.Stat(path); time.Since(info.ModTime()) < 50*time.Millisecond; time.Sleep(time.Millisecond) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	asked = 0
 	for range 3 {
 		if a := look(); a != nil {
 			t.Fatalf("a right file: %+v", a)
