@@ -25,12 +25,14 @@ type Stat struct {
 	Session    int
 	User       time.Duration // CPU time, its threads included
 	System     time.Duration
+	Threads    int
 	StartTicks uint64 // clock ticks since boot
 	RSS        int64  // bytes
 }
 
-// Ended says whether only the exit status is left of the process, for its parent to collect.
-func (s Stat) Ended() bool { return s.State == 'Z' || s.State == 'X' }
+// Ended says whether only the exit status is left of the process, for its parent to collect. A process that is killed is a
+// zombie as soon as its first thread has ended; until the others have too, it holds its locks and its sockets.
+func (s Stat) Ended() bool { return s.State == 'X' || s.State == 'Z' && s.Threads <= 1 }
 
 // tick is the clock tick of /proc (1/USER_HZ), which Linux fixes for user space on every architecture that Go supports.
 const tick = 10 * time.Millisecond
@@ -62,6 +64,7 @@ func ParseStat(text string) (Stat, error) {
 	s := Stat{
 		PID: pid, State: f[0][0], Parent: int(number(4)), Group: int(number(5)), Session: int(number(6)),
 		User: time.Duration(number(14)) * tick, System: time.Duration(number(15)) * tick,
+		Threads:    int(number(20)),
 		StartTicks: uint64(number(22)), RSS: number(24) * int64(os.Getpagesize()),
 	}
 	if bad != nil {

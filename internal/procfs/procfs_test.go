@@ -7,10 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestParseStat(t *testing.T) {
@@ -19,7 +22,7 @@ func TestParseStat(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Stat{PID: 77, State: 'S', Parent: 5, Group: 76, Session: 75, User: 30 * time.Millisecond, System: 40 * time.Millisecond,
-		StartTicks: 987654, RSS: 10 * int64(os.Getpagesize())}
+		Threads: 1, StartTicks: 987654, RSS: 10 * int64(os.Getpagesize())}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -80,6 +83,49 @@ func TestZombie(t *testing.T) {
 		t.Errorf("after it is collected: %+v, %v", s, err)
 	}
 }
+
+// A zombie of which threads are left has not ended: it may hold what whoever waits for its end wants next.
+func TestThreadsThatAreLeftLive(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, "first-thread-ends")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	deadline := time.Now().Add(30 * time.Second)
+	await := func(what string, ok func(Stat, error) bool) {
+		t.Helper()
+		for {
+			s, err := ReadStat(cmd.Process.Pid)
+			if ok(s, err) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %+v, %v", what, s, err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	await("a zombie with threads lives", func(s Stat, err error) bool { return err == nil && s.State == 'Z' && s.Threads > 1 && !s.Ended() })
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	await("it has ended", func(s Stat, err error) bool { return errors.Is(err, ErrEnded) && s.Ended() })
+}
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "first-thread-ends" {
+		go func() { select {} }()
+		unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0) // of this thread alone
+	}
+	os.Exit(m.Run())
+}
+
+// init runs on the process's first thread, and keeps TestMain there.
+func init() { runtime.LockOSThread() }
 
 func TestParseListeners(t *testing.T) {
 	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
