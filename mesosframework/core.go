@@ -95,6 +95,8 @@ type task struct {
 	launching bool
 	deadline  time.Time
 	asks      int
+	// fetchBy is when TASK_STAGING, which goes on without a subscription, has lasted for too long; zero: it was not heard of.
+	fetchBy time.Time
 
 	killing  bool
 	killedAt time.Time // when the last KILL was made
@@ -196,8 +198,11 @@ func (c *core) subscribe(frameworkID string, refs []TaskRef, now time.Time) {
 	}
 	for _, t := range c.tasks {
 		if t.launching {
-			// The time without a subscription was not the task's fault.
-			t.deadline, t.asks = now.Add(c.patience(t.state)), 0
+			// Without a subscription nothing could be heard. What is missing comes now.
+			t.deadline, t.asks = now.Add(c.opts.LaunchTimeout), 0
+			if t.state == Staging && t.fetchBy.After(t.deadline) {
+				t.deadline = t.fetchBy
+			}
 		}
 	}
 	c.startRound(first, now)
@@ -221,7 +226,10 @@ func (c *core) adopt(r TaskRef, now time.Time) {
 		t = &task{ref: r, state: r.State, committed: r.State, known: true}
 		if r.State == "" || r.State == Staging {
 			t.launching = true
-			t.deadline = now.Add(c.patience(r.State))
+			t.deadline = now.Add(c.opts.LaunchTimeout)
+		}
+		if r.State == Staging {
+			c.staging(t, now)
 		}
 		c.hold(t)
 	}
@@ -412,13 +420,13 @@ func (c *core) tick(now time.Time) {
 	c.adjust(now)
 }
 
-// patience is how long a launch may take from now on, in the state that was last
-// heard of.
-func (c *core) patience(s TaskState) time.Duration {
-	if s == Staging {
-		return c.opts.StagingTimeout
+// staging starts the time that the task has for fetching, once: another subscription does not prolong it, or a task would be
+// staged for ever behind a Mesos that comes and goes (EVERY-STATE-ENDS).
+func (c *core) staging(t *task, now time.Time) {
+	if t.fetchBy.IsZero() {
+		t.fetchBy = now.Add(c.opts.StagingTimeout)
 	}
-	return c.opts.LaunchTimeout
+	t.deadline = t.fetchBy
 }
 
 // overdue asks Mesos about a task that should have been heard of, and gives it

@@ -666,11 +666,33 @@ func TestStagingOverSubscriptions(t *testing.T) {
 	quiet("after a restart")
 	d.does(func(c *core, _ time.Time) { c.disconnect() })
 	d.subscribe(TaskRef{TaskID: "t1", AgentID: "a1", State: Staging})
-	quiet("after another subscription")
-	got := d.after(6 * time.Minute)
+	got := d.after(5 * time.Minute)
 	for _, want := range []string{"KILL t1 on a1", "lost t1: staging timeout"} {
 		if !slices.Contains(got, want) {
 			t.Errorf("at the end: %q, not %s", got, want)
 		}
+	}
+}
+
+// A Mesos that comes and goes does not prolong it: each answer says no more than that the task is still fetching.
+func TestStagingBehindAFlappingMesos(t *testing.T) {
+	d := newDesk(t, nil)
+	still := mesos.TaskStatus{
+		TaskID: mesos.TaskID{Value: "t1"}, AgentID: &mesos.AgentID{Value: "a1"}, State: mesos.TASK_STAGING.Enum(),
+		Source: mesos.SOURCE_MASTER.Enum(), Reason: mesos.REASON_RECONCILIATION.Enum(),
+	}
+	for minute := range 15 {
+		got := d.subscribe(TaskRef{TaskID: "t1", AgentID: "a1", State: Staging})
+		got = append(got, d.update(still)...)
+		got = append(got, d.after(20*time.Second)...)
+		given := slices.Contains(got, "lost t1: staging timeout") && slices.Contains(got, "KILL t1 on a1")
+		if given != (minute == 10) {
+			t.Fatalf("minute %d: %q", minute, got)
+		}
+		if given {
+			return
+		}
+		d.does(func(c *core, _ time.Time) { c.disconnect() })
+		d.after(40 * time.Second)
 	}
 }

@@ -47,6 +47,9 @@ func (c *core) update(s *mesos.TaskStatus, now time.Time) {
 		u.AgentID = t.ref.AgentID
 	}
 	if c.dismiss(t, &u) {
+		if t.launching && u.State == Staging && t.state == Staging && !now.Before(t.fetchBy) {
+			c.overdue(t, now) // what was missed without a subscription is only that it still fetches
+		}
 		return
 	}
 	c.heard(t, u.State, now)
@@ -105,7 +108,8 @@ func (c *core) heard(t *task, s TaskState, now time.Time) {
 	switch {
 	case s == Staging:
 		if t.state != Staging {
-			t.launching, t.deadline = true, now.Add(c.opts.StagingTimeout)
+			t.launching = true
+			c.staging(t, now)
 		}
 	case s.Away():
 		// It says nothing about the launch; what comes next does.

@@ -83,17 +83,17 @@ func (o *Options) registration() (*api.AgentServiceRegistration, error) {
 	} else {
 		check.Name, check.TCP = "the lbagent listens", u.Host
 	}
-	return &api.AgentServiceRegistration{
-		ID: o.id(), Name: o.Service, Address: u.Hostname(), Port: int(port),
-		Meta:  map[string]string{announcement.Cluster: o.Cluster, announcement.Group: o.Group, announcement.Host: o.Host, announcement.Scheme: u.Scheme},
-		Check: check,
-	}, nil
+	meta := map[string]string{announcement.Cluster: o.Cluster, announcement.Group: o.Group, announcement.Host: o.Host, announcement.Scheme: u.Scheme}
+	if o.ReadyURL != "" {
+		meta[announcement.Ready] = o.ReadyURL
+	}
+	return &api.AgentServiceRegistration{ID: o.id(), Name: o.Service, Address: u.Hostname(), Port: int(port), Meta: meta, Check: check}, nil
 }
 
 // id of the entry in the Consul agent.
 func (o *Options) id() string { return o.Service + "-" + o.Cluster + "-" + o.Host }
 
-// same: the entry that Consul has says what ours says.
+// same: the entry that Consul has says what ours says. Consul does not tell what it asks of a check; the meta does.
 func same(want *api.AgentServiceRegistration, have *api.AgentService) bool {
 	return have.Service == want.Name && have.Address == want.Address && have.Port == want.Port && maps.Equal(have.Meta, want.Meta)
 }

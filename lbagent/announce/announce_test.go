@@ -41,7 +41,8 @@ func TestRegistration(t *testing.T) {
 	}
 	want := &api.AgentServiceRegistration{
 		ID: "cutover-lbagent-main-lb-1", Name: "cutover-lbagent", Address: "10.0.1.11", Port: 8600,
-		Meta: map[string]string{"cutover-cluster": "main", "cutover-group": "public", "cutover-host": "lb-1", "cutover-scheme": "https"},
+		Meta: map[string]string{"cutover-cluster": "main", "cutover-group": "public", "cutover-host": "lb-1", "cutover-scheme": "https",
+			"cutover-ready": "http://10.0.1.11:8601/readyz"},
 		Check: &api.AgentServiceCheck{CheckID: "cutover-lbagent-main-lb-1-ready", Name: "the host is ready for client traffic", Interval: "5s", Timeout: "2s",
 			HTTP: "http://10.0.1.11:8601/readyz", Method: "GET"},
 	}
@@ -159,6 +160,28 @@ func TestRealConsul(t *testing.T) {
 		t.Fatal(err)
 	}
 	entry(t, client, "no entry", func(e *api.ServiceEntry) bool { return e == nil })
+}
+
+// An entry that was left by an lbagent with another ready_listen is put right: Consul would ask an address where nobody answers.
+func TestTheCheckFollowsTheConfiguration(t *testing.T) {
+	t.Parallel()
+	s := consultest.Start(t, consultest.Options{})
+	client := s.Client(t)
+	gone := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(gone.Close)
+	ready := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(ready.Close)
+	status := func(want string) func(*api.ServiceEntry) bool {
+		return func(e *api.ServiceEntry) bool { return e != nil && e.Checks.AggregatedStatus() == want }
+	}
+	o := options()
+	o.Consul, o.ReadyURL, o.Every = s.URL, gone.URL, 50*time.Millisecond
+	_, stop := run(t, o)
+	entry(t, client, "a red check", status(api.HealthCritical))
+	stop()
+	o.ReadyURL = ready.URL
+	run(t, o)
+	entry(t, client, "a green check", status(api.HealthPassing))
 }
 
 // A Consul that comes later is waited for.

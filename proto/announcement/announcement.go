@@ -9,4 +9,5 @@ const (
 	Group   = "cutover-group"   // name of the Host's Group
 	Host    = "cutover-host"    // the Host's name
 	Scheme  = "cutover-scheme"  // https, which is the default, or http, for loopback addresses only
+	Ready   = "cutover-ready"   // where Consul asks whether the Host is ready; none: it only connects to the lbagent
 )
