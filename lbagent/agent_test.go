@@ -242,7 +242,7 @@ func TestLateReadingOfAll(t *testing.T) {
 	gate := make(chan struct{})
 	h.proxy.with(func() { h.proxy.heldGate = gate })
 	h.eventually("a reading of all has looked", func() (waits bool) {
-		h.proxy.with(func() { waits = h.proxy.heldWaits })
+		h.proxy.with(func() { waits = h.proxy.heldWaits > 0 })
 		return waits
 	})
 	old := h.agent.state.Load().Process
@@ -253,6 +253,34 @@ func TestLateReadingOfAll(t *testing.T) {
 		if p := h.agent.state.Load().Process; p.WorkerPID == old.WorkerPID {
 			t.Fatalf("worker %d, which has gone, is back", p.WorkerPID)
 		}
+	}
+}
+
+// TestALookForACallerIsAtWhatRuns: a caller whose look was at a process that is gone when it is told gets another look, and
+// hears it if that one fails.
+func TestALookForACallerIsAtWhatRuns(t *testing.T) {
+	h := newHost(t).start()
+	h.deploy("t1", 1, 0, pbSection("shop", "a1"))
+	gate := make(chan struct{})
+	h.proxy.with(func() { h.proxy.heldGate = gate })
+	looked := func(n int) {
+		t.Helper()
+		h.eventually(fmt.Sprintf("%d readings of all have looked", n), func() (waits bool) {
+			h.proxy.with(func() { waits = h.proxy.heldWaits >= n })
+			return waits
+		})
+	}
+	looked(1) // the reader's own, which goes on one at a time
+	answer := make(chan error, 1)
+	go func() { answer <- h.agent.readNow(t.Context(), nil) }()
+	looked(2)
+	old := h.agent.state.Load().Process
+	h.proxy.restart()
+	h.eventually("the new process is seen", func() bool { return h.agent.state.Load().Process.WorkerPID == old.WorkerPID+1 })
+	h.proxy.with(func() { h.proxy.down = true })
+	close(gate)
+	if err := <-answer; !errors.Is(err, driver.ErrProxyDown) {
+		t.Errorf("the proxy cannot be read, and the caller is told: %v", err)
 	}
 }
 

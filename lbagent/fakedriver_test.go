@@ -35,7 +35,7 @@ type fakeProxy struct {
 	allGate   chan struct{} // if set, a Read of all waits for it to be closed
 	allWaits  bool          // one does
 	heldGate  chan struct{} // if set, a Read of all that has read waits for it to be closed before it tells
-	heldWaits bool          // one does
+	heldWaits int           // how many have done so
 	altered   []driver.Difference
 	mended    int
 }
@@ -217,9 +217,12 @@ func (d *fakeDriver) Read(ctx context.Context, apps ...string) (driver.Reading, 
 	r, err := d.read(apps)
 	d.mu.Lock()
 	gate = d.heldGate
-	d.heldWaits = d.heldWaits || gate != nil && len(apps) == 0 && err == nil
+	held := gate != nil && len(apps) == 0 && err == nil
+	if held {
+		d.heldWaits++
+	}
 	d.mu.Unlock()
-	if gate != nil && len(apps) == 0 && err == nil {
+	if held {
 		select {
 		case <-gate:
 		case <-ctx.Done():

@@ -61,7 +61,9 @@ func (h *host) start() *host {
 	level := slog.LevelInfo
 	a, err := New(Options{Name: "lb1", Group: "public", Cluster: "test", Dir: h.dir, Listen: "127.0.0.1:0", Driver: h.driver,
 		Version: "test", Logger: slog.New(slog.NewTextHandler(testWriter{h.t}, &slog.HandlerOptions{Level: level})), JournalFS: h.fs, JournalSize: 4 << 10, Frontend: h.frontend, ReadyListen: h.readyListen,
-		WatchProcess: func(int) (ProcessWatch, error) { return &lasting{closed: make(chan struct{})}, nil }})
+		WatchProcess: func(int) (ProcessWatch, time.Time, error) {
+			return &lasting{closed: make(chan struct{})}, time.Time{}, nil
+		}})
 	if err != nil {
 		h.t.Fatal(err)
 	}

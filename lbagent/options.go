@@ -8,10 +8,12 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/cutover/cutover/internal/pidfd"
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/participant/journal"
 )
@@ -53,8 +55,8 @@ type Options struct {
 	JournalSize int64
 	// Listener is for tests; nil: Listen is opened. The Agent closes it.
 	Listener net.Listener
-	// WatchProcess is for tests; nil: the kernel's word.
-	WatchProcess func(pid int) (ProcessWatch, error)
+	// WatchProcess watches the process that has the pid, and says when that one was started. For tests; nil: the kernel's word.
+	WatchProcess func(pid int) (ProcessWatch, time.Time, error)
 }
 
 // ProcessWatch is the end of one process as an event. Wait blocks until the process has ended (true) or Close was called
@@ -94,9 +96,23 @@ func (o *Options) validate() error {
 		o.Registry = prometheus.NewRegistry()
 	}
 	if o.WatchProcess == nil {
-		o.WatchProcess = func(pid int) (ProcessWatch, error) { return pidfd.Open(pid) }
+		o.WatchProcess = watchProcess
 	}
 	return nil
+}
+
+// watchProcess looks at the start of the process when the pid cannot change hands unnoticed any more.
+func watchProcess(pid int) (ProcessWatch, time.Time, error) {
+	w, err := pidfd.Open(pid)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	stat, err := procfs.ReadStat(pid)
+	if err != nil {
+		w.Close()
+		return nil, time.Time{}, err
+	}
+	return w, stat.Started(), nil
 }
 
 // checkListen refuses to take orders in the clear from anywhere but this machine.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/cutover/cutover/lbagent/driver"
 )
@@ -12,7 +13,7 @@ import (
 // has gone, and a vote that rests on it must not stand for as long as the next reading takes (RUNNING = JOURNAL). Used by
 // the reader's goroutine only.
 type proxyWatch struct {
-	open    func(pid int) (ProcessWatch, error)
+	open    func(pid int) (ProcessWatch, time.Time, error)
 	process driver.Process
 	gone    chan struct{} // closed when a process of it has ended; nil: nothing is watched
 	stop    func()
@@ -34,12 +35,15 @@ func (w *proxyWatch) follow(p driver.Process) {
 	var wg sync.WaitGroup
 	var watches []ProcessWatch
 	for _, pid := range []int{p.MasterPID, p.WorkerPID} {
-		watch, err := w.open(pid)
+		watch, started, err := w.open(pid)
 		if errors.Is(err, syscall.ESRCH) {
 			tell() // it has ended since it was read
 		}
 		if err != nil {
 			continue // no descriptor is left, or an old kernel: then only readings tell
+		}
+		if p.Before(started) {
+			tell() // and its pid is another process's by now
 		}
 		watches = append(watches, watch)
 		wg.Go(func() {

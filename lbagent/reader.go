@@ -172,7 +172,7 @@ func (a *Agent) deliver(ctx context.Context, p driver.Process, began time.Time, 
 	a.delivered.mu.Lock()
 	defer a.delivered.mu.Unlock()
 	if p != (driver.Process{}) { // else it tells why nothing could be read
-		if began.Before(a.delivered.at) && !participant.SameProcess(p, a.delivered.process) {
+		if began.Before(a.delivered.at) && !p.Same(a.delivered.process) {
 			return false
 		}
 		a.delivered.at, a.delivered.process = time.Now(), p

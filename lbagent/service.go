@@ -360,30 +360,36 @@ func settled(app string, want driver.Section, ev *participant.Evidence) driver.S
 	return driver.NewSectionReading(app, ev.Routes, rows)
 }
 
-// readNow makes one reading for a caller and lets the machine see it.
+// readNow makes a reading for a caller and lets the machine see it. One that is passed over, since the proxy was replaced
+// meanwhile, is made again: what the caller gets to see is what runs (RUNNING = JOURNAL).
 func (a *Agent) readNow(ctx context.Context, apps []string) error {
 	if err := a.contract.unchecked(); err != nil {
 		return err
 	}
 	c, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	started := time.Now()
-	r, err := a.opts.Driver.Read(c, apps...)
-	if err != nil {
-		return err
-	}
-	done := make(chan struct{})
-	ev := participant.Reading{Started: started, All: len(apps) == 0, Apps: apps, Reading: r}
-	if !a.deliver(c, r.Process, started, input{event: ev, done: done}) {
-		return c.Err() // nil: something newer is known already
-	}
-	select {
-	case <-done:
-		return nil
-	case <-a.ending:
-		return errors.New("this lbagent is stopping")
-	case <-c.Done():
-		return c.Err()
+	for {
+		started := time.Now()
+		r, err := a.opts.Driver.Read(c, apps...)
+		if err != nil {
+			return err
+		}
+		done := make(chan struct{})
+		ev := participant.Reading{Started: started, All: len(apps) == 0, Apps: apps, Reading: r}
+		if !a.deliver(c, r.Process, started, input{event: ev, done: done}) {
+			if err := c.Err(); err != nil {
+				return err
+			}
+			continue
+		}
+		select {
+		case <-done:
+			return nil
+		case <-a.ending:
+			return errors.New("this lbagent is stopping")
+		case <-c.Done():
+			return c.Err()
+		}
 	}
 }
 

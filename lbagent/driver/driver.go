@@ -89,6 +89,18 @@ type Process struct {
 	Version   string    // as the proxy reports it
 }
 
+// startTolerance is by how much two looks may tell the start of one process differently: the boot time that it is counted from
+// moves with the clock.
+const startTolerance = 2 * time.Second
+
+// Same says whether both are one process: a pid alone may have changed hands.
+func (p Process) Same(q Process) bool {
+	return p.MasterPID == q.MasterPID && p.WorkerPID == q.WorkerPID && p.StartedAt.Sub(q.StartedAt).Abs() < startTolerance
+}
+
+// Before says that a process which started then is none of p's, though it has a pid of theirs: a master starts before its workers.
+func (p Process) Before(started time.Time) bool { return started.Sub(p.StartedAt) >= startTolerance }
+
 // Row is one upstream as the running proxy reported it.
 type Row struct {
 	Name    string

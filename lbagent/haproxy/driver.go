@@ -44,7 +44,7 @@ type Driver struct {
 	cut map[string]map[string]bool
 	// strangers are what the last Read of all found in the worker that is of no App.
 	strangers []stranger
-	tainted   int // pid of the worker that has loaded a file that somebody had altered; 0: none
+	tainted   driver.Process // whose worker has loaded a file that somebody had altered; zero: none
 
 	masterWord shared[struct{}, processes]
 	ports      shared[processes, processes]

@@ -49,7 +49,7 @@ func (d *Driver) Survey(ctx context.Context) ([]driver.Difference, error) {
 	d.mu.Lock()
 	strangers, tainted := slices.Clone(d.strangers), d.tainted
 	d.mu.Unlock()
-	if len(altered) > 0 || tainted != 0 {
+	if len(altered) > 0 || tainted != (driver.Process{}) {
 		if p, err := d.Process(ctx); err == nil {
 			loaded = func(f alteredFile) bool {
 				return isLoaded(f.path) && !p.StartedAt.Before(f.Since.Add(-procfs.Grain))
@@ -69,20 +69,20 @@ func (d *Driver) Survey(ctx context.Context) ([]driver.Difference, error) {
 		}
 		out = append(out, driver.Difference{Place: place, Absent: true, Found: s.text()})
 	}
-	if tainted != 0 && len(altered) == 0 {
-		out = append(out, driver.Difference{Place: fmt.Sprintf("haproxy's worker %d", tainted), Loaded: true, Absent: true,
+	if tainted != (driver.Process{}) && len(altered) == 0 {
+		out = append(out, driver.Difference{Place: fmt.Sprintf("haproxy's worker %d", tainted.WorkerPID), Loaded: true, Absent: true,
 			Found: "it has loaded a file of ours that somebody had altered\n"})
 	}
 	return out, nil
 }
 
 // taint remembers the worker that has loaded an altered file, as long as it is the current one.
-func (d *Driver) taint(was int, now driver.Process, loaded bool) int {
+func (d *Driver) taint(was, now driver.Process, loaded bool) driver.Process {
 	switch {
 	case loaded:
-		was = now.WorkerPID
-	case was != now.WorkerPID:
-		was = 0
+		was = now
+	case !was.Same(now):
+		was = driver.Process{}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -164,14 +164,14 @@ func (d *Driver) Mend(ctx context.Context) error {
 		return fmt.Errorf("haproxy mend: %w", err)
 	}
 	d.mu.Lock()
-	tainted, strangers := d.tainted, len(d.strangers)
+	tainted, strangers := d.tainted != (driver.Process{}), len(d.strangers)
 	d.mu.Unlock()
-	if tainted != 0 {
+	if tainted {
 		if err := d.Reload(ctx); err != nil {
 			return fmt.Errorf("haproxy mend: %w", err)
 		}
 	}
-	if strangers > 0 || tainted != 0 {
+	if strangers > 0 || tainted {
 		if err := d.expel(ctx); err != nil {
 			return fmt.Errorf("haproxy mend: %w", err)
 		}

@@ -164,7 +164,7 @@ func (m *stepper) dispatch(ev Event) {
 	case ProcessSeen:
 		m.seeProcess(ev.Process)
 	case ProcessGone:
-		if SameProcess(ev.Process, m.s.Process) {
+		if ev.Process.Same(m.s.Process) {
 			m.seeProcess(driver.Process{}) // until another one is read, nothing runs
 		}
 	case AppsFound:

@@ -268,15 +268,10 @@ func (m *stepper) stepReadFailed(ev ReadFailed) {
 	m.s.readErr = ev.Err
 }
 
-// SameProcess tolerates that a start time is told with little precision, or differently from read to read.
-func SameProcess(a, b driver.Process) bool {
-	return a.MasterPID == b.MasterPID && a.WorkerPID == b.WorkerPID && a.StartedAt.Sub(b.StartedAt).Abs() < 2*time.Second
-}
-
 // seeProcess notices that another process runs. All that was read of the old one proves nothing any more, so everything
 // is read again; a Section that the new process does not hold as journaled is converged by schedule.
 func (m *stepper) seeProcess(p driver.Process) {
-	if SameProcess(p, m.s.Process) {
+	if p.Same(m.s.Process) {
 		return
 	}
 	m.s.Process = p
