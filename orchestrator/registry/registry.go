@@ -184,11 +184,11 @@ func (r *Registry) load(ctx context.Context) error {
 	return nil
 }
 
-// declare takes in the declared Hosts, and writes what is new: Memberships first, then the Views that name them, so that
-// a View never names a Host of which nothing is known.
+// declare takes in the declared Hosts, and writes what is new: Memberships first, then the Views that name them or do so no
+// longer, then what is forgotten. So a View never names a Host of which nothing is known, wherever the term dies meanwhile.
 func (r *Registry) declare(ctx context.Context) error {
 	now := time.Now().UTC()
-	var ops []store.Op
+	var takenIn, takenDown [][]store.Op // by Host
 	next := maps.Clone(r.views)
 	for _, h := range r.opts.Hosts {
 		var old *Membership
@@ -201,6 +201,7 @@ func (r *Registry) declare(ctx context.Context) error {
 			return err
 		}
 		r.members[h.Name] = m
+		var ops []store.Op
 		if was := r.stored[h.Name]; was != "" && was != m.Group {
 			ops = append(ops, store.Op{Kind: store.Delete, Key: memberKey(was, m.Host)})
 		}
@@ -208,6 +209,7 @@ func (r *Registry) declare(ctx context.Context) error {
 			ops = append(ops, store.Op{Kind: store.Put, Key: memberKey(m.Group, m.Host), Value: encode(m)})
 			r.stored[m.Host] = m.Group
 		}
+		takenIn = append(takenIn, ops)
 		if v, changed := nextView(next[h.Group], m); changed {
 			v.Number = r.views[h.Group].Number + 1
 			next[h.Group] = v
@@ -220,8 +222,9 @@ func (r *Registry) declare(ctx context.Context) error {
 		}
 		delete(r.members, name)
 		delete(r.stored, name)
-		ops = append(ops, store.Op{Kind: store.Delete, Key: memberKey(m.Group, name)})
+		forget := store.Op{Kind: store.Delete, Key: memberKey(m.Group, name)}
 		if m.Standing == Removed {
+			takenDown = append(takenDown, []store.Op{forget})
 			continue
 		}
 		entry := AuditEntry{Format: membershipFormat, Group: m.Group, Host: name, What: "remove", From: string(m.Standing), To: string(Removed),
@@ -232,12 +235,10 @@ func (r *Registry) declare(ctx context.Context) error {
 			next[m.Group] = v
 			entry.View = v.Number
 		}
-		ops = append(ops, store.Op{Kind: store.Put, Key: auditKey(now, name), Value: encode(entry)})
+		takenDown = append(takenDown, []store.Op{forget, {Kind: store.Put, Key: auditKey(now, name), Value: encode(entry)}})
 	}
-	for part := range slices.Chunk(ops, store.MaxOps/2) {
-		if _, err := r.opts.Store.Commit(ctx, r.opts.Fence, part...); err != nil {
-			return fmt.Errorf("write the declared hosts: %w", err)
-		}
+	if err := r.write(ctx, takenIn); err != nil {
+		return err
 	}
 	for _, g := range slices.Sorted(maps.Keys(next)) {
 		v := next[g]
@@ -254,6 +255,20 @@ func (r *Registry) declare(ctx context.Context) error {
 		v.Revision = rev
 		r.views[g] = v
 		r.opts.Logger.Info("membership of the group changed", "group", g, "view", v.Number, "hosts", v.Hosts)
+	}
+	return r.write(ctx, takenDown)
+}
+
+// write makes the changes of Hosts durable, those of one Host in one Commit.
+func (r *Registry) write(ctx context.Context, hosts [][]store.Op) error {
+	for part := range slices.Chunk(hosts, store.MaxOps/4) { // at most two operations each
+		ops := slices.Concat(part...)
+		if len(ops) == 0 {
+			continue
+		}
+		if _, err := r.opts.Store.Commit(ctx, r.opts.Fence, ops...); err != nil {
+			return fmt.Errorf("write the declared hosts: %w", err)
+		}
 	}
 	return nil
 }
