@@ -125,6 +125,7 @@ type ServesView struct {
 	ProxyPID  int64          `json:"proxy_pid"`
 	Digest    string         `json:"digest"`
 	Upstreams []UpstreamView `json:"upstreams"`
+	Omitted   int            `json:"omitted,omitempty" doc:"how many upstreams are not listed after a restart of the orchestrator, since they were too many to keep here"`
 }
 
 // EvidenceView is what a Host's running proxy reported; Upstreams lists the target's, new and kept.
@@ -136,6 +137,8 @@ type EvidenceView struct {
 	Upstreams  []UpstreamView `json:"upstreams"`
 	// Others are the upstreams that are not of the target: draining ones.
 	Others []UpstreamView `json:"others,omitempty"`
+	// Omitted: a Deploy's own record is bounded; the Commit record has every row.
+	Omitted int `json:"omitted,omitempty" doc:"how many upstreams are not listed after a restart of the orchestrator, since they were too many to keep here; the Commit record has all"`
 }
 
 // UpstreamView is one upstream as a proxy reported it.

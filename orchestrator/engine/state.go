@@ -168,7 +168,7 @@ func (b *batch) late(s *state) [][]store.Op {
 		}
 	}
 	for _, id := range deploys {
-		add(id, putOrDelete(prefixDeploy+id, s.deploys.get(id)))
+		add(id, putOrDelete(prefixDeploy+id, s.deploys.get(id).stored()))
 	}
 	for _, id := range slices.Sorted(maps.Keys(b.locksteps)) {
 		add(id, putOrDelete(prefixStep+id, s.locksteps[id]))
