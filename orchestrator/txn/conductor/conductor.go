@@ -101,6 +101,7 @@ type Conductor struct {
 	collects     map[string]*collect // by Group
 	drains       map[string]*drain
 	past         pastTxns
+	unended      map[string]*unended
 	writes       writes
 	sweeps       int
 }
@@ -176,7 +177,7 @@ func New(opts Options) (*Conductor, error) {
 		txns: map[string]*transaction{}, sections: map[txn.SectionKey]*section{}, passedOrders: map[txn.SectionKey]uint64{}, hosts: map[string]*host{},
 		parts:  map[string]*transaction{},
 		amends: map[string]*amendment{}, drains: map[string]*drain{}, collects: map[string]*collect{}, changes: map[string][]*memberChange{},
-		past: newPastTxns(opts.KeepEnded),
+		past: newPastTxns(opts.KeepEnded), unended: map[string]*unended{},
 	}
 	c.writes.busy = map[txn.SectionKey]bool{}
 	for _, l := range opts.Registry.Links() {
@@ -317,6 +318,7 @@ func (c *Conductor) sweep() {
 		c.settleInDoubt(c.hosts[name])
 		c.refresh(c.hosts[name])
 	}
+	c.recordEnds()
 	c.collectTombstones()
 	c.admitAnnounced()
 }

@@ -484,3 +484,81 @@ func TestOutcomeIsKept(t *testing.T) {
 		t.Errorf("a used id: %v", err)
 	}
 }
+
+// The end of a transaction cannot be written for a while, and in that while very many others end: what was committed stays so for
+// the next leader.
+func TestEndThatIsNotRecordedForAWhile(t *testing.T) {
+	cl := newCluster(t, "lb1", "lb2")
+	cl.Stop()
+	cl.keep = 2
+	cl.start()
+	cl.up()
+	cl.store.hook(func(ops []store.Op) error {
+		if slices.ContainsFunc(ops, func(op store.Op) bool { return op.Kind == store.Put && op.Key == prefixEnded+"t1" }) {
+			return errors.New("nothing was written: the store cannot be reached")
+		}
+		return nil
+	})
+	cl.commit("t1", "a")
+	cl.commit("t2", "b")
+	for _, h := range cl.hosts {
+		h.Drain("shop")
+	}
+	for i := range 6 {
+		id := fmt.Sprintf("x%d", i)
+		cl.begin(of("other", id, "o"+id))
+		cl.heard.end(t, id, txn.Committed)
+		for _, h := range cl.hosts {
+			h.Drain("other")
+		}
+	}
+	eventually(t, "most of the past to be forgotten", func() bool {
+		_, err := cl.store.Get(t.Context(), prefixDecision+"x0")
+		return errors.Is(err, store.ErrNotFound)
+	})
+	cl.restart()
+	cl.up()
+	if s, ok, err := cl.Outcome(t.Context(), "t1"); err != nil || !ok || s.Phase != txn.Committed {
+		t.Errorf("t1 was committed, and is %v (found: %v, %v)", s.Phase, ok, err)
+	}
+	cl.commit("t3", "c")
+	for name, h := range cl.hosts {
+		if slices.Contains(h.Log(), "abort t1") {
+			t.Errorf("%s was told to abort t1, which was committed: %v", name, h.Log())
+		}
+	}
+	eventually(t, "no open record to be left", func() bool {
+		records, err := cl.store.List(t.Context(), prefixTxn, "", 10)
+		return err == nil && len(records) == 0
+	})
+}
+
+// Every Host of very many says at length why it cannot: how that ended is recorded all the same.
+func TestEndWithLongRefusals(t *testing.T) {
+	var names []string
+	for i := range 40 {
+		names = append(names, fmt.Sprintf("lb%02d", i))
+	}
+	s := txn.Status{ID: "t1", Phase: txn.RolledBack}
+	for _, name := range names {
+		s.Hosts = append(s.Hosts, txn.HostVote{Host: name, Group: "public", Vote: "failed", Refusal: &lbagentv1.Refusal{
+			Reason: lbagentv1.RefusalReason_REFUSAL_REASON_INVALID_CONFIG, Message: "the proxy refuses it", Output: strings.Repeat("line\n", 3<<10)}})
+	}
+	b := encode(endedRecord{Format: recordFormat, Status: encodeStatus(s, maxInlineEvidence)})
+	if len(b) > maxEnded {
+		t.Errorf("the record has %d bytes", len(b))
+	}
+	got := decodeStatus(t, b)
+	if len(got.Hosts) != len(names) || got.Hosts[0].Refusal.GetOutput() == "" || got.Hosts[39].Refusal.GetMessage() != "the proxy refuses it" {
+		t.Errorf("the record says %d hosts, %v and %v", len(got.Hosts), got.Hosts[0].Refusal, got.Hosts[39].Refusal)
+	}
+}
+
+func decodeStatus(t *testing.T, b []byte) txn.Status {
+	t.Helper()
+	var e endedRecord
+	if err := decode("ended/t1", b, &e); err != nil {
+		t.Fatal(err)
+	}
+	return e.Status.status()
+}

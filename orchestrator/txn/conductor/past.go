@@ -11,16 +11,18 @@ import (
 )
 
 // pastTxns are the newest ended transactions, so that Outcome knows them. Beyond the bound stay those that are not drained,
-// whose upstreams are still watched, and the newest Commit of each App, from which the App can be rebuilt.
+// whose upstreams are still watched, the newest Commit of each App, from which the App can be rebuilt, and those whose end is not
+// recorded yet.
 type pastTxns struct {
 	keep   int
 	byID   map[string]endedRecord
 	order  []string          // oldest first
 	newest map[string]string // the newest Commit by App
+	pinned map[string]int    // ends that are not recorded yet: the store may still call these open
 }
 
 func newPastTxns(keep int) pastTxns {
-	return pastTxns{keep: keep, byID: map[string]endedRecord{}, newest: map[string]string{}}
+	return pastTxns{keep: keep, byID: map[string]endedRecord{}, newest: map[string]string{}, pinned: map[string]int{}}
 }
 
 func (p *pastTxns) has(id string) bool { _, ok := p.byID[id]; return ok }
@@ -38,14 +40,14 @@ func (p *pastTxns) put(id string, r endedRecord) {
 }
 
 // overflow removes and returns the oldest one beyond the bound that may go, and the transaction that carried it with others
-// if it was the last of those.
-func (p *pastTxns) overflow() (id, joint string, ok bool) {
+// if it was the last of those. open are not past yet, whatever else the store says: killed between the writes of an end, it has both.
+func (p *pastTxns) overflow(open func(id string) bool) (id, joint string, ok bool) {
 	if len(p.order)-len(p.newest) <= p.keep {
 		return "", "", false
 	}
 	for i, id := range p.order {
 		r := p.byID[id]
-		if !r.Drained || p.newest[r.App] == id {
+		if !r.Drained || p.newest[r.App] == id || p.pinned[id] > 0 || open(id) {
 			continue
 		}
 		p.order = append(p.order[:i:i], p.order[i+1:]...)
@@ -66,19 +68,41 @@ type endedPart struct {
 	record endedRecord
 }
 
+// unended is the end of a transaction that is not recorded yet.
+type unended struct {
+	id    string
+	parts []string
+	// writes are its Commits, in order: how each proposal ended, and after all of them that it is open no longer.
+	writes [][]store.Op
+	// dropped are those of the past that the last one forgets.
+	dropped []string
+	flying  bool
+}
+
 // endTxn keeps how the proposals of a transaction ended, drops its open records, and the oldest of the past.
 func (c *Conductor) endTxn(id string, recorded bool, parts ...endedPart) {
+	u := c.unended[id]
+	if u == nil {
+		u = &unended{id: id}
+		c.unended[id] = u
+	}
 	var ops []store.Op
+	size := 0
 	for _, p := range parts {
 		c.past.put(p.id, p.record)
-		ops = append(ops, store.Op{Kind: store.Put, Key: prefixEnded + p.id, Value: encode(p.record)})
+		c.past.pinned[p.id]++
+		u.parts = append(u.parts, p.id)
+		op := store.Op{Kind: store.Put, Key: prefixEnded + p.id, Value: encode(p.record)}
+		if n := len(op.Key) + len(op.Value); size+n > maxEnded && len(ops) > 0 {
+			u.writes, ops, size = append(u.writes, ops), nil, 0
+		}
+		ops, size = append(ops, op), size+len(op.Key)+len(op.Value)
 	}
 	if recorded {
 		ops = append(ops, store.Op{Kind: store.Delete, Key: prefixTxn + id}, store.Op{Kind: store.Delete, Key: prefixMark + id})
 	}
-	var dropped []string
 	for {
-		drop, joint, overflow := c.past.overflow()
+		drop, joint, overflow := c.past.overflow(func(id string) bool { return c.parts[id] != nil })
 		if !overflow {
 			break
 		}
@@ -86,32 +110,68 @@ func (c *Conductor) endTxn(id string, recorded bool, parts ...endedPart) {
 			switch {
 			case old == "":
 			case len(ops)+2 <= store.MaxOps:
-				dropped = append(dropped, old)
+				u.dropped = append(u.dropped, old)
 				ops = append(ops, store.Op{Kind: store.Delete, Key: prefixEnded + old}, store.Op{Kind: store.Delete, Key: prefixDecision + old})
 			default:
 				c.dropPast(old)
 			}
 		}
 	}
-	keys := []txn.SectionKey{txnKey(id)}
-	for _, p := range parts {
-		if p.id != id {
-			keys = append(keys, txnKey(p.id))
+	if len(ops) > 0 {
+		u.writes = append(u.writes, ops)
+	}
+	c.recordEnd(u)
+}
+
+// maxEnded is how many bytes of one Commit hold how proposals ended.
+const maxEnded = store.MaxCommitBytes / 2
+
+// recordEnd writes the end of a transaction, until all of it is written. Before that nothing of it is forgotten: a record that it is
+// open, without its decision, would be an abort for the next leader (ALL-OR-OLD).
+func (c *Conductor) recordEnd(u *unended) {
+	if u.flying {
+		return
+	}
+	if len(u.writes) == 0 {
+		delete(c.unended, u.id)
+		for _, p := range u.parts {
+			if c.past.pinned[p]--; c.past.pinned[p] == 0 {
+				delete(c.past.pinned, p)
+			}
+		}
+		for _, old := range u.dropped {
+			c.dropEvidence(old)
+		}
+		return
+	}
+	keys := []txn.SectionKey{txnKey(u.id)}
+	for _, p := range u.parts {
+		if p != u.id {
+			keys = append(keys, txnKey(p))
 		}
 	}
+	u.flying = true
 	c.submit(write{
 		what: "ended",
 		keys: keys,
-		ops:  func() ([]store.Op, error) { return ops, nil },
+		ops:  func() ([]store.Op, error) { return u.writes[0], nil },
 		done: func(_ store.Revision, err error) {
+			u.flying = false
 			if err != nil {
-				c.log.Warn("the end of a transaction was not recorded: the next leader tells the hosts again", "txn", id, "error", err)
+				c.log.Warn("the end of a transaction was not recorded: it is tried again", "txn", u.id, "error", err)
+				return // by the sweep
 			}
-			for _, old := range dropped {
-				c.dropEvidence(old)
-			}
+			u.writes = u.writes[1:]
+			c.recordEnd(u)
 		},
 	})
+}
+
+// recordEnds tries again what could not be recorded.
+func (c *Conductor) recordEnds() {
+	for _, id := range sortedKeys(c.unended) {
+		c.recordEnd(c.unended[id])
+	}
 }
 
 // dropPast forgets a transaction of which nobody can ask any longer.

@@ -290,23 +290,32 @@ const (
 	evidenceChunk     = 256 << 10
 )
 
-func encodeStatus(s txn.Status) statusRecord {
+// encodeStatus is the Status with as much of what Hosts said as fits into room bytes: refusals before evidence, which the
+// decision has whole.
+func encodeStatus(s txn.Status, room int) statusRecord {
 	out := statusRecord{
 		ID: s.ID, Deploy: s.Deploy, Order: s.Order, Phase: s.Phase, Cause: s.Cause, Reason: s.Reason,
 		CommittedAt: s.CommittedAt, At: s.At,
 	}
-	room := maxInlineEvidence
 	for _, h := range s.Hosts {
-		r := hostVoteRecord{Host: h.Host, Group: h.Group, Proxy: h.Proxy, Vote: h.Vote, Reason: h.Reason, SentActivate: h.SentActivate,
+		r := hostVoteRecord{Host: h.Host, Group: h.Group, Proxy: h.Proxy, Vote: h.Vote, Reason: clip(h.Reason, maxReason), SentActivate: h.SentActivate,
 			Unproven: h.Unproven, Excluded: h.Excluded}
 		if h.Refusal != nil {
 			r.Refusal = encodeProto(h.Refusal)
-		}
-		if e := encodeEvidence(h.Evidence); len(e) <= room {
-			r.Evidence = e
-			room -= len(e)
+			if len(r.Refusal) > room {
+				short := proto.CloneOf(h.Refusal)
+				short.Output, short.Message = "", clip(short.GetMessage(), maxReason)
+				r.Refusal = encodeProto(short)
+			}
+			room -= len(r.Refusal)
 		}
 		out.Hosts = append(out.Hosts, r)
+	}
+	for i, h := range s.Hosts {
+		if e := encodeEvidence(h.Evidence); len(e) <= room {
+			out.Hosts[i].Evidence = e
+			room -= len(e)
+		}
 	}
 	return out
 }

@@ -406,10 +406,11 @@ func (c *Conductor) finish(o *transaction) {
 	}
 	delete(c.txns, o.id())
 	var ended []endedPart
+	room := maxInlineEvidence / max(1, len(o.parts()))
 	for _, u := range o.units {
 		for _, p := range u.parts {
 			delete(c.parts, p.id)
-			e := endedRecord{Format: recordFormat, Status: encodeStatus(c.statusOf(o, u, p)), App: p.app}
+			e := endedRecord{Format: recordFormat, Status: encodeStatus(c.statusOf(o, u, p), room), App: p.app}
 			if o.joint() {
 				e.Joint = o.id()
 			}

@@ -437,3 +437,35 @@ func TestAbortPassesManyPrepares(t *testing.T) {
 	}
 	eventually(t, "the aborts to arrive", func() bool { return cl.hosts["lb1"].Calls("abort") >= 8 })
 }
+
+// What Hosts said of very many Apps at once is more than one Commit can hold, with the end of each App: it is recorded all the same.
+func TestMergedWithMuchEvidence(t *testing.T) {
+	cl, release := newReloading(t, "lb1")
+	var ids []string
+	for i := range 20 {
+		var names []string
+		for n := range 35 {
+			names = append(names, fmt.Sprintf("%s.1.%04d.%s", appOf(i), n, strings.Repeat("x", 40)))
+		}
+		id := fmt.Sprintf("m%d", i)
+		cl.begin(of(appOf(i), id, names...))
+		cl.heard.phase(t, id, txn.Waiting)
+		ids = append(ids, id)
+	}
+	release()
+	for _, id := range ids {
+		cl.heard.end(t, id, txn.Committed)
+	}
+	if n := len(cl.prepared("lb1")); n != 1 {
+		t.Fatalf("they went as %d transactions: this shows nothing", n)
+	}
+	eventually(t, "no open record to be left", func() bool {
+		records, err := cl.store.List(t.Context(), prefixTxn, "", 10)
+		return err == nil && len(records) == 0
+	})
+	for _, id := range ids {
+		if _, err := cl.store.Get(t.Context(), prefixEnded+id); err != nil {
+			t.Errorf("how %s ended: %v", id, err)
+		}
+	}
+}
