@@ -156,6 +156,9 @@ type State struct {
 
 	Cause  Cause
 	Reason string
+	// Doubt is why a transaction whose decision is to be written would be aborted by now. It counts until the write is tried: then
+	// only the record does. Zero: nothing was heard.
+	Doubt Doubt
 	// Marking: the `activating` mark is being written. Marked: it is durable.
 	Marking, Marked bool
 	// RestoreBy is when Restoring becomes StuckRestoring.
@@ -167,6 +170,12 @@ type State struct {
 	Finished bool
 	// At is when the state last changed as users see it.
 	At time.Time
+}
+
+// Doubt is what came between the last vote and the write of the decision.
+type Doubt struct {
+	Cause  Cause
+	Reason string
 }
 
 // NewState returns a transaction that waits for its locks. Hosts need Name, Group, Proxy, Connected and CaughtUp.

@@ -48,6 +48,8 @@ func (s *step) apply(ev Event) {
 	case AbortAsked:
 		if s.undecided() {
 			s.becomeAborting(ev.Cause, ev.Reason)
+		} else if s.Phase == Deciding {
+			s.doubt(ev.Cause, ev.Reason)
 		}
 	case HostExcluded:
 		if h := s.host(ev.Host); h != nil && (!h.Excluded || ev.Gone && !h.Done) {
@@ -270,10 +272,15 @@ func (s *step) proxyMayComeBack(h *Host, r *lbagentv1.Refusal) bool {
 
 // reported takes what the Host says of the transaction by itself.
 func (s *step) reported(h *Host, r Reported) {
-	if (s.Phase != Preparing && s.Phase != Activating) || h.Unproven {
+	if (s.Phase != Preparing && s.Phase != Activating && s.Phase != Deciding) || h.Unproven {
 		return
 	}
 	fail := func(cause Cause, what string) {
+		if s.Phase == Deciding {
+			// The votes stay: the record may be on its way with them.
+			s.doubt(cause, strings.TrimSuffix(fmt.Sprintf("host %s %s: %s", h.Name, what, refusalText(r.Refusal)), ": "))
+			return
+		}
 		h.Vote, h.Refusal, h.Reason = VoteFailed, r.Refusal, refusalText(r.Refusal)
 		if len(r.Evidence) > 0 {
 			h.Evidence = r.Evidence
@@ -289,6 +296,13 @@ func (s *step) reported(h *Host, r Reported) {
 		fail(CauseHostRefused, "failed to activate")
 	case r.Phase == lbagentv1.TxnPhase_TXN_PHASE_RESTORING, r.Phase == lbagentv1.TxnPhase_TXN_PHASE_RESTORE_FAILED:
 		fail(CauseHostRefused, "has begun to restore by itself")
+	}
+}
+
+// doubt keeps the first reason.
+func (s *step) doubt(cause Cause, reason string) {
+	if s.Doubt.Cause == CauseNone {
+		s.Doubt = Doubt{cause, reason}
 	}
 }
 
@@ -317,6 +331,7 @@ func (s *step) becomePreparing() { s.become(Preparing) }
 func (s *step) becomeActivating() { s.become(Activating) }
 
 func (s *step) becomeDeciding() {
+	s.Doubt = Doubt{}
 	s.become(Deciding)
 	s.emit(WriteDecision{})
 }

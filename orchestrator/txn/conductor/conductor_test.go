@@ -485,6 +485,19 @@ func TestOutcomeIsKept(t *testing.T) {
 	}
 }
 
+// TestLargeProposalWithEvidence: a Spec of the largest size, and evidence that would be in the record for itself, commit together.
+func TestLargeProposalWithEvidence(t *testing.T) {
+	cl := newCluster(t, "lb1").up()
+	var names []string
+	for i := range 600 {
+		names = append(names, fmt.Sprintf("shop.1.%04d.%s", i, strings.Repeat("x", 60)))
+	}
+	p := proposal("t1", names...)
+	p.Record = bytes.Repeat([]byte("x"), 250<<10)
+	cl.begin(p)
+	cl.heard.end(t, "t1", txn.Committed)
+}
+
 // The end of a transaction cannot be written for a while, and in that while very many others end: what was committed stays so for
 // the next leader.
 func TestEndThatIsNotRecordedForAWhile(t *testing.T) {

@@ -18,38 +18,44 @@ import (
 // has its evidence.
 func (c *Conductor) decide(o *transaction) {
 	votes, chunks := c.votes(o)
+	c.writeEvidence(o, votes, chunks)
+}
+
+// writeEvidence writes as many chunks as one Commit may hold, and so on, and the decision after the last one.
+func (c *Conductor) writeEvidence(o *transaction, votes []voteRecord, chunks []store.Op) {
 	if len(chunks) == 0 {
 		c.writeDecision(o, votes)
 		return
 	}
+	n, size := 0, 0
+	for n < len(chunks) && n < store.MaxOps && (n == 0 || size+len(chunks[n].Value) <= evidenceChunk) {
+		size += len(chunks[n].Value)
+		n++
+	}
 	c.submit(write{
 		what: "evidence",
-		ops:  func() ([]store.Op, error) { return chunks[:1], nil },
+		ops:  func() ([]store.Op, error) { return chunks[:n], nil },
 		done: func(_ store.Revision, err error) {
-			c.afterChunk(o, votes, chunks, err)
+			if err != nil {
+				c.step(o, txn.WriteRefused{Cause: txn.CauseStore, Reason: fmt.Sprintf("the evidence could not be recorded: %v", err)})
+				return
+			}
+			c.writeEvidence(o, votes, chunks[n:])
 		},
 	})
 }
 
-// afterChunk writes the next chunk, or the decision after the last one.
-func (c *Conductor) afterChunk(o *transaction, votes []voteRecord, chunks []store.Op, err error) {
-	switch {
-	case err != nil:
-		c.step(o, txn.WriteRefused{Cause: txn.CauseStore, Reason: fmt.Sprintf("the evidence could not be recorded: %v", err)})
-	case len(chunks) == 1:
-		c.writeDecision(o, votes)
-	default:
-		c.submit(write{
-			what: "evidence",
-			ops:  func() ([]store.Op, error) { return chunks[1:2], nil },
-			done: func(_ store.Revision, err error) { c.afterChunk(o, votes, chunks[1:], err) },
-		})
-	}
-}
+// doubtful: the decision is not tried, for what was heard since the last vote.
+type doubtful struct{ txn.Doubt }
+
+func (d doubtful) Error() string { return d.Reason }
 
 // votes lists the Verified of every Host of the pinned views, with the evidence or its chunks.
 func (c *Conductor) votes(o *transaction) (votes []voteRecord, chunks []store.Op) {
-	total := 0
+	total, size := 0, 0
+	for _, u := range o.units {
+		size += u.size // in the same Commit, and the records of it in base64
+	}
 	var encoded [][]byte
 	for _, h := range o.state.Hosts {
 		e := encodeEvidence(h.Evidence)
@@ -61,7 +67,7 @@ func (c *Conductor) votes(o *transaction) (votes []voteRecord, chunks []store.Op
 		if h.Unproven {
 			v.Vote = voteUnproven
 		}
-		if total <= maxInlineEvidence {
+		if total <= maxInlineEvidence && total+size <= evidenceChunk {
 			v.Evidence = encoded[i]
 		} else {
 			for part := range slices.Chunk(encoded[i], evidenceChunk) {
@@ -87,6 +93,9 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 		what: "decision",
 		keys: keys,
 		ops: func() ([]store.Op, error) {
+			if o.state.Doubt.Cause != txn.CauseNone {
+				return nil, doubtful{o.state.Doubt} // the last moment for it: what a Host has taken back is no vote (ALL-OR-OLD)
+			}
 			plan, err := o.commit(votes).Plan(func(key txn.SectionKey) *lbagentv1.CommittedSection { return c.sections[key].section() })
 			if err != nil {
 				return nil, err
@@ -121,7 +130,10 @@ func (c *Conductor) writeDecision(o *transaction, votes []voteRecord) {
 		},
 		done: func(rev store.Revision, err error) {
 			var conflict *store.ConflictError
+			var doubt doubtful
 			switch {
+			case errors.As(err, &doubt):
+				c.step(o, txn.WriteRefused{Cause: doubt.Cause, Reason: doubt.Reason})
 			case errors.Is(err, txn.ErrBaseMoved), errors.As(err, &conflict):
 				c.step(o, txn.WriteRefused{Cause: txn.CauseBaseMismatch, Reason: fmt.Sprintf("the committed state moved on: %v", err)})
 			case err != nil:

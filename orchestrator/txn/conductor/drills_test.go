@@ -1,9 +1,11 @@
 package conductor
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -328,6 +330,53 @@ func TestLapseAndFallbackAbort(t *testing.T) {
 				return slices.ContainsFunc(cl.heard.last("t2").Hosts, func(h txn.HostVote) bool { return h.Host == "lb2" && h.Vote == "verified" })
 			})
 			tc.do(cl.hosts["lb2"])
+			if s := cl.heard.end(t, "t2", txn.RolledBack); s.Cause != tc.want {
+				t.Errorf("cause %q, reason %q", s.Cause, s.Reason)
+			}
+			cl.holds([]string{"a"}, "lb1", "lb2")
+		})
+	}
+}
+
+// TestLapseBeforeTheDecisionIsTried: much evidence is written before the decision, and a Host takes its vote back meanwhile. What
+// is not tried yet is not committed.
+func TestLapseBeforeTheDecisionIsTried(t *testing.T) {
+	var names []string
+	for i := range 1200 {
+		names = append(names, fmt.Sprintf("shop.1.%04d.%s", i, strings.Repeat("x", 40)))
+	}
+	for what, tc := range map[string]struct {
+		do   func(*cluster)
+		want txn.Cause
+	}{
+		"lapsed":   {func(cl *cluster) { cl.hosts["lb2"].Lapse("t2") }, txn.CauseHostLapsed},
+		"fallback": {func(cl *cluster) { cl.hosts["lb2"].FallBack("t2") }, txn.CauseHostFallback},
+		"aborted": {func(cl *cluster) {
+			go func() { _ = cl.Abort(context.Background(), "t2", txn.CauseAsked, "it was a mistake") }()
+		}, txn.CauseAsked},
+	} {
+		t.Run(what, func(t *testing.T) {
+			cl := newCluster(t, "lb1", "lb2").up()
+			cl.commit("t1", "a")
+			entered, release := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			cl.store.hook(func(ops []store.Op) error {
+				if strings.HasPrefix(ops[0].Key, prefixEvidence) {
+					once.Do(func() { close(entered); <-release })
+				}
+				return nil
+			})
+			cl.begin(proposal("t2", names...))
+			<-entered
+			tc.do(cl)
+			eventually(t, "the conductor to hear of it", func() bool {
+				doubt := false
+				if err := cl.ask(t.Context(), func() { doubt = cl.txns["t2"].state.Doubt.Cause == tc.want }); err != nil {
+					t.Fatal(err)
+				}
+				return doubt
+			})
+			close(release)
 			if s := cl.heard.end(t, "t2", txn.RolledBack); s.Cause != tc.want {
 				t.Errorf("cause %q, reason %q", s.Cause, s.Reason)
 			}
