@@ -489,11 +489,11 @@ func TestOutcomeIsKept(t *testing.T) {
 func TestLargeProposalWithEvidence(t *testing.T) {
 	cl := newCluster(t, "lb1").up()
 	var names []string
-	for i := range 600 {
+	for i := range 1000 {
 		names = append(names, fmt.Sprintf("shop.1.%04d.%s", i, strings.Repeat("x", 60)))
 	}
 	p := proposal("t1", names...)
-	p.Record = bytes.Repeat([]byte("x"), 250<<10)
+	p.Record = bytes.Repeat([]byte("x"), 227<<10)
 	cl.begin(p)
 	cl.heard.end(t, "t1", txn.Committed)
 }
