@@ -65,6 +65,9 @@ func TestSharedOutlivesAnAskerWhoGivesUpOnHAProxy(t *testing.T) {
 			close(release)
 			first := <-accepted
 			defer first.Close()
+			if _, err := io.ReadAll(first); err != nil { // it has asked, and waits for the answer
+				t.Error(err)
+			}
 			close(impatient.ends)
 			select {
 			case conn := <-accepted:
