@@ -51,7 +51,7 @@ func TestDrill20TheLeaderIsKilled(t *testing.T) {
 		version := "v" + string(rune('2'+i))
 		leader := c.second()
 		id, goOn := step.at(version)
-		watch := c.background("watch", id, "-o", "json", "--timeout", "2m", "--wait-for", "drained")
+		watch := c.background("watch", id, "-o", "json", "--timeout", "5m", "--wait-for", "drained")
 		c.eventually("the command line watches", func() bool { return strings.Contains(watch.err.String(), "step") })
 		killed := time.Now()
 		c.signal(leader.PID, syscall.SIGKILL)
@@ -85,7 +85,8 @@ func TestDrill20TheLeaderIsKilled(t *testing.T) {
 // Drill 21: the leader hands over, again and again, while deploys run under load. No request fails, every deploy succeeds.
 func TestDrill21TheLeaderHandsOver(t *testing.T) {
 	t.Parallel()
-	c := newLedCluster(t, "3", "haproxy=1,nginx=1")
+	const life = 90 * time.Second // of a session that nobody renews
+	c := newLedCluster(t, "3", "haproxy=1,nginx=1", "--session-ttl", life.String())
 	c.deploy(shop("v1")).must(t, 0)
 	load := c.load("/shop")
 	for _, version := range []string{"v2", "v3", "v4"} {
@@ -94,7 +95,7 @@ func TestDrill21TheLeaderHandsOver(t *testing.T) {
 			leader = c.second()
 		}
 		id := c.detach(shop(version, "--start-delay", "1s"))
-		watch := c.background("watch", id, "-o", "json", "--timeout", "2m")
+		watch := c.background("watch", id, "-o", "json", "--timeout", "5m")
 		c.eventually("the command line watches", func() bool { return strings.Contains(watch.err.String(), "step") })
 		told := time.Now()
 		c.signal(leader.PID, syscall.SIGTERM)
@@ -110,8 +111,8 @@ func TestDrill21TheLeaderHandsOver(t *testing.T) {
 		})
 		took := time.Since(told)
 		t.Logf("%s handed over to %s in %s", leader.Name, next.Name, took.Round(time.Millisecond))
-		// Far below the life of a session: nobody waited for that.
-		if took > 3*time.Second {
+		// Nobody waited for the end of the session.
+		if took > life/2 {
 			t.Errorf("the hand-over took %s", took)
 		}
 		watch.wait().must(t, 0)
@@ -152,7 +153,7 @@ func TestDrill22AnOldLeaderWakesUp(t *testing.T) {
 	for _, h := range c.info.Hosts {
 		c.eventually("only one version is left on "+h.Name, func() bool { return c.upstreams(h.Name) == 4 })
 	}
-	before := c.stateOfHosts()
+	before := c.still()
 	c.signal(old.PID, syscall.SIGCONT)
 	c.eventually("the old leader follows", func() bool { return c.orchestrator(old.Name).standing().Role == "follower" })
 	c.asBefore(before, "an old leader woke up")
@@ -185,7 +186,7 @@ func TestDrill23CommandLinesAskFollowers(t *testing.T) {
 	if ra.View.DeployID == "" || ra.View.DeployID != rb.View.DeployID {
 		t.Errorf("two deploys: %s and %s", ra.View.DeployID, rb.View.DeployID)
 	}
-	id := c.cli("deploy", "-f", c.spec(shop("v2", "--start-delay", "2s")), "-o", "json", "--detach", "--api", followers[0]).must(t, 0).View.DeployID
+	id := c.cli("deploy", "-f", c.spec(shop("v2", "--start-delay", "5s")), "-o", "json", "--detach", "--api", followers[0]).must(t, 0).View.DeployID
 	if res := c.cli("deploy", "-f", c.spec(shop("v3")), "-o", "json", "--api", followers[1]).must(t, 8); !strings.Contains(res.Stdout, id) {
 		t.Errorf("the refusal does not name %s: %v", id, res)
 	}
@@ -219,7 +220,7 @@ func TestDrill24TheStoresGoAway(t *testing.T) {
 		c.serves("v1", "/shop")
 		away.Start()
 		c.leader()
-		c.watch(id, "--timeout", "3m").must(t, 0)
+		c.watch(id, "--timeout", "5m").must(t, 0)
 		c.serves(version, "/shop")
 		c.deploy(shop("v1")).must(t, 0)
 	}
@@ -232,8 +233,7 @@ func TestDrill24TheStoresGoAway(t *testing.T) {
 		return res.Code == 0 && strings.Contains(res.Stdout, `"v4"`)
 	})
 	c.serves("v4", "/shop")
-	c.deploy(shop("v5")).must(t, 0)
-	c.serves("v5", "/shop")
+	c.deploys("v5")
 	if res := load.Stop(); res.Failed != 0 {
 		t.Errorf("%v\n%v", res, res.Failures)
 	}

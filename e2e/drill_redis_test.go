@@ -2,6 +2,13 @@ package e2e
 
 import "testing"
 
+// deploys asks until it is taken: the term that notices what Redis lost is over.
+func (c *ledCluster) deploys(version string) {
+	c.t.Helper()
+	c.eventually(version+" is deployed", func() bool { return c.deploy(shop(version)).Code == 0 })
+	c.serves(version, "/shop")
+}
+
 // Drill 25: Redis goes back to before a committed deploy, and then loses everything. The leader notices and ends its term,
 // the next one rebuilds from what Consul decided: what serves goes on without a failed request, nothing of the past comes
 // back, and deploys and rollbacks go on from the committed state.
@@ -13,11 +20,9 @@ func TestDrill25RedisGoesBack(t *testing.T) {
 	backup := c.redis.Backup(t)
 	c.deploy(shop("v2"), "--wait-for", "drained").must(t, 0)
 
-	// deploys asks until it is taken: the term that notices what Redis lost is over.
 	deploys := func(version string) {
 		t.Helper()
-		c.eventually(version+" is deployed", func() bool { return c.deploy(shop(version)).Code == 0 })
-		c.serves(version, "/shop")
+		c.deploys(version)
 		c.eventually("only one version is left", func() bool { return c.upstreams(c.info.Hosts[0].Name) == 4 })
 	}
 	c.redis.Rollback(t, backup)

@@ -8,9 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
-	"time"
 
 	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/deploy"
@@ -35,13 +36,11 @@ func (c *cluster) lbHost(name string) wire.Host {
 // readyz is what an upstream balancer sees: 0 if nobody answers.
 func (c *cluster) readyz(host string) int {
 	c.t.Helper()
-	resp, err := http.Get(c.host(host).ReadyURL)
+	code, _, err := get(c.host(host).ReadyURL)
 	if err != nil {
 		return 0
 	}
-	_, _ = io.Copy(io.Discard, resp.Body)
-	_ = resp.Body.Close()
-	return resp.StatusCode
+	return code
 }
 
 func (c *cluster) turns(host string, want int) {
@@ -212,42 +211,31 @@ func (f frontendClient) request() {
 // is gone.
 func TestStuckSaysWhyAndIsResolved(t *testing.T) {
 	t.Parallel()
-	c := newClusterWith(t, "haproxy=1,nginx=1", "--restore-deadline", "5s")
-	c.deploy(shop("v1")).must(t, 0)
-	// The lbagent has to be stopped between its Activate and its Verified, which is a matter of luck.
-	var before map[string]string
-	var id string
-	var v deploy.View
-	thaw := func() {}
-	for n := 2; v.State != deploy.Stuck; n++ {
-		if n == 12 {
-			t.Fatal("the lbagent was never stopped in time")
-		}
-		before = c.stateOfHosts()
-		s := shop(fmt.Sprintf("v%d", n))
-		s.Deadline = 15 * time.Second
-		id = c.detach(s)
-		c.hold(id, "the hosts switch", func(v deploy.View) bool {
-			return v.Step == "activating" || v.Step == "committing" || v.State != deploy.Running
-		})
-		thaw = c.freezeAgent("lb-nginx-1")
-		if v = c.watch(id).View; v.State != deploy.Stuck {
-			thaw()
-			c.eventually("it is connected again", func() bool { return c.lbHost("lb-nginx-1").Connected })
-		}
+	bin, err := buildCrashing()
+	if err != nil {
+		t.Fatal(err)
 	}
-	defer thaw()
+	c := newClusterOf(t, bin, "haproxy=1,nginx=1", "--restore-deadline", "5s")
+	c.deploy(shop("v1")).must(t, 0)
+	before := c.still()
+	pid := c.host("lb-nginx-1").AgentPID
+	hold := arm(t, filepath.Join(c.dir, "hosts", "lb-nginx-1"), "before-verified stop")
+	id := c.detach(c.v2())
+	v := c.watch(id).must(t, deploy.ExitStuck).View
+	if !hold.reached() {
+		t.Fatal("the lbagent was never stopped between its Activate and its Verified")
+	}
 	if len(v.Stuck) != 1 || v.Stuck[0].Host != "lb-nginx-1" || v.Stuck[0].Cause != "silent" || len(v.Stuck[0].Serves) == 0 {
 		t.Fatalf("%+v\n%s", v.Stuck, v.Reason)
 	}
-	if pid := fmt.Sprint(c.host("lb-nginx-1").AgentPID); !strings.Contains(v.NextCommand, "kill -9 "+pid) {
+	if !strings.Contains(v.NextCommand, fmt.Sprint("kill -9 ", pid)) {
 		t.Errorf("next command %q", v.NextCommand)
 	}
 	if out := c.cli("status", id).must(t, 0).Stdout; !strings.Contains(out, "says nothing") || !strings.Contains(out, "serves of shop") {
 		t.Errorf("status:\n%s", out)
 	}
 	c.cli("lb", "resolve", id, "--timeout", "3s").must(t, 4)
-	thaw()
+	c.signal(pid, syscall.SIGCONT)
 	c.eventually("it is connected again", func() bool { return c.lbHost("lb-nginx-1").Connected })
 	c.cli("lb", "resolve", "lb-nginx-1").must(t, 0)
 	c.watch(id).must(t, 3)
