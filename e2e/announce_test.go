@@ -2,9 +2,8 @@ package e2e
 
 import (
 	"encoding/json"
-	"io"
+	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -113,18 +112,16 @@ func (n *newcomer) run(program string) (end func(syscall.Signal)) {
 
 // answers is what a client gets through the Host's proxy.
 func (n *newcomer) answers() string {
-	resp, err := http.Get("http://" + n.config.Proxy.Listen[0].String() + "/shop/x")
+	code, body, err := get("http://" + n.config.Proxy.Listen[0].String() + "/shop/x")
 	if err != nil {
 		return err.Error()
 	}
-	defer resp.Body.Close()
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
-	return resp.Status + " " + string(body)
+	return fmt.Sprint(code, " ", body)
 }
 
 func (n *newcomer) serves(version string) {
 	n.c.t.Helper()
-	n.c.eventually(n.name+" serves "+version, func() bool { return strings.HasPrefix(n.answers(), "200 OK "+version+" ") })
+	n.c.eventually(n.name+" serves "+version, func() bool { return strings.HasPrefix(n.answers(), "200 "+version+" ") })
 }
 
 func (c *cluster) membership(host string, ok func(wire.Membership) bool) {
@@ -189,7 +186,7 @@ func TestAHostAnnouncesItself(t *testing.T) {
 	stop(syscall.SIGKILL)
 	c.eventually("its lbagent is away", func() bool { return !c.lbHost(host).Connected })
 	dead := shop("v5")
-	dead.Deadline = 10 * time.Second
+	dead.Deadline = c.missed(10 * time.Second)
 	if v := c.deploy(dead).must(t, 3).View; !strings.Contains(v.Reason, host) {
 		t.Errorf("reason of v5 does not name the host: %s", v.Reason)
 	}

@@ -22,11 +22,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/orchestrator/deploy"
 )
 
 // generous bounds a wait for something that normally takes a fraction of it: the machine may be busy.
-const generous = 60 * time.Second
+const generous = 120 * time.Second
 
 type devInfo struct {
 	APIURL string `json:"api_url"`
@@ -74,6 +75,8 @@ type cluster struct {
 	out  *syncBuffer
 	done chan struct{}
 	info devInfo
+	// pace is how long the slowest deploy that succeeded took: how busy the machine is.
+	pace time.Duration
 	// kept: somebody starts the orchestrator again when it ends, so a command that cannot reach it is repeated.
 	kept bool
 }
@@ -250,7 +253,7 @@ func (c *cluster) shutdown() {
 // leftovers lists processes whose command line names this cluster's directory.
 func (c *cluster) leftovers() []string {
 	var left []string
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(generous)
 	for {
 		left = nil
 		procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -325,7 +328,7 @@ type run struct {
 func (c *cluster) background(args ...string) *run {
 	c.t.Helper()
 	r := &run{c: c, out: &syncBuffer{}, err: &syncBuffer{}, done: make(chan struct{})}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	c.t.Cleanup(cancel)
 	r.cmd = exec.CommandContext(ctx, cutoverBin, args...)
 	r.cmd.Env = append(os.Environ(), "CUTOVER_DATA_DIR="+c.dir)
@@ -385,8 +388,17 @@ func (c *cluster) spec(s specFile) string {
 // deploy deploys and waits, with JSON output.
 func (c *cluster) deploy(s specFile, flags ...string) result {
 	c.t.Helper()
-	return c.cli(append([]string{"deploy", "-f", c.spec(s), "-o", "json"}, flags...)...)
+	began := time.Now()
+	res := c.cli(append([]string{"deploy", "-f", c.spec(s), "-o", "json"}, flags...)...)
+	if res.Code == 0 && len(flags) == 0 {
+		c.pace = max(c.pace, time.Since(began))
+	}
+	return res
 }
+
+// missed is the deadline of a deploy that cannot succeed, so that a drill has to wait for it: as given, and longer on a busy
+// machine, since all that has to come before must come before.
+func (c *cluster) missed(d time.Duration) time.Duration { return max(d, 8*c.pace) }
 
 // detach starts a deploy and returns its id.
 func (c *cluster) detach(s specFile, flags ...string) string {
@@ -457,13 +469,17 @@ func (c *cluster) freezeAgent(host string) func() {
 	return func() { c.signal(h.AgentPID, syscall.SIGCONT) }
 }
 
-// takeAway stops the supervisor of a Host and kills its lbagent: nobody starts it again until the returned function lets
-// the supervisor go on.
+// takeAway stops the supervisor of a Host and kills its lbagent, which is dead when takeAway returns: nobody starts it again
+// until the returned function lets the supervisor go on.
 func (c *cluster) takeAway(host string) func() {
 	c.t.Helper()
 	h := c.host(host)
 	c.signal(h.SupervisorPID, syscall.SIGSTOP)
 	c.signal(h.AgentPID, syscall.SIGKILL)
+	c.eventually("the lbagent of "+host+" is dead", func() bool {
+		_, err := procfs.ReadStat(h.AgentPID)
+		return errors.Is(err, procfs.ErrEnded) || errors.Is(err, fs.ErrNotExist)
+	})
 	return func() { c.signal(h.SupervisorPID, syscall.SIGCONT) }
 }
 
@@ -485,16 +501,47 @@ type lbShow struct {
 	} `json:"sections"`
 }
 
-func (c *cluster) show(host string) lbShow {
+// show asks until the Host answers: for a moment after a process was started again, nobody reaches it.
+func (c *cluster) show(host string) (out lbShow) {
 	c.t.Helper()
-	res := c.cli("lb", "show", host, "-o", "json").must(c.t, 0)
+	c.eventually("lb show "+host, func() (ok bool) {
+		out, ok = c.look(host)
+		return ok
+	})
+	return out
+}
+
+// look is show of a Host that may not be reached.
+func (c *cluster) look(host string) (lbShow, bool) {
+	c.t.Helper()
+	res := c.cli("lb", "show", host, "-o", "json")
+	if res.Code != 0 {
+		return lbShow{}, false
+	}
 	var out struct {
 		Hosts []lbShow `json:"hosts"`
 	}
 	if err := json.Unmarshal([]byte(res.Stdout), &out); err != nil || len(out.Hosts) != 1 || out.Hosts[0].Host.Name != host {
 		c.t.Fatalf("lb show %s: %v\n%s", host, err, res.Stdout)
 	}
-	return out.Hosts[0]
+	return out.Hosts[0], true
+}
+
+// still is the state of the Hosts when each of them agrees with its journal: for a moment after a change, a Host may not have
+// read its proxy yet.
+func (c *cluster) still() map[string]string {
+	c.t.Helper()
+	var state map[string]string
+	c.eventually("every Host agrees", func() bool {
+		state = c.stateOfHosts()
+		for _, s := range state {
+			if strings.Contains(s, "] false\n") {
+				return false
+			}
+		}
+		return true
+	})
+	return state
 }
 
 // stateOfHosts digests, for each Host, what its proxy runs and what is in the published tree on its disk.

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -88,7 +87,7 @@ type crashDrill struct {
 
 func (d *crashDrill) spec(version string) specFile {
 	s := shop(version, "--ill-file", filepath.Join(d.dir, "ill-")+"$PORT0")
-	s.Instances, s.Deadline, s.Drain, s.Interval = 2, 60*time.Second, 4*time.Second, 100*time.Millisecond
+	s.Instances, s.Interval = 2, 100*time.Millisecond
 	return s
 }
 
@@ -162,16 +161,13 @@ func (d *crashDrill) begin() (id, version string) {
 // only tasks of the committed Spec live.
 func (d *crashDrill) rest(what string) {
 	d.t.Helper()
-	d.poll(90*time.Second, what+": every Host agrees, and only the committed tasks live", func() bool {
+	d.poll(generous, what+": every Host agrees, and only the committed tasks live", func() bool {
 		for _, h := range d.hosts {
-			res := d.cli("lb", "show", h, "-o", "json")
-			var out struct {
-				Hosts []lbShow `json:"hosts"`
-			}
-			if res.Code != 0 || json.Unmarshal([]byte(res.Stdout), &out) != nil || len(out.Hosts) != 1 || len(out.Hosts[0].Sections) != 1 {
+			show, ok := d.look(h)
+			if !ok || len(show.Sections) != 1 {
 				return false
 			}
-			s := out.Hosts[0].Sections[0]
+			s := show.Sections[0]
 			if !s.Agrees || s.Open != "" || len(s.Running) != 2 {
 				return false
 			}
@@ -184,23 +180,6 @@ func (d *crashDrill) rest(what string) {
 		}
 	}
 	d.lost(what)
-}
-
-// still is the state of the Hosts when each of them agrees with its journal: for a moment after a change, a Host that was started
-// again may not have read its proxy yet.
-func (d *crashDrill) still() map[string]string {
-	d.t.Helper()
-	var state map[string]string
-	d.eventually("every Host agrees", func() bool {
-		state = d.stateOfHosts()
-		for _, s := range state {
-			if strings.Contains(s, "] false\n") {
-				return false
-			}
-		}
-		return true
-	})
-	return state
 }
 
 // moments are where the processes die: the orchestrator's, and one for each Host's lbagent.
@@ -256,7 +235,7 @@ func (d *crashDrill) commits(m moments) map[string]bool {
 	before := d.still()
 	disarm := d.arm(m)
 	id, version := d.begin()
-	res := d.cli("watch", id, "-o", "json", "--wait-for", "drained", "--timeout", "3m")
+	res := d.cli("watch", id, "-o", "json", "--wait-for", "drained", "--timeout", "5m")
 	what := fmt.Sprintf("commit %s: %s", version, m)
 	switch {
 	case res.Code == 0:
@@ -329,7 +308,7 @@ func (d *crashDrill) aborts(m moments, holder string) map[string]bool {
 	abort := d.cli("abort", id, "--detach")
 	hold.disarm()
 	_ = syscall.Kill(pid, syscall.SIGCONT)
-	res := d.cli("watch", id, "-o", "json", "--timeout", "3m")
+	res := d.cli("watch", id, "-o", "json", "--timeout", "5m")
 	if res.Code != 6 && res.Code != 3 {
 		d.t.Fatalf("%s: %v\nabort: %v", what, res, abort)
 	}

@@ -24,18 +24,19 @@ func agentDrill(t *testing.T) *cluster {
 	return c
 }
 
-func v2() specFile {
+// v2 is the next version, whose deadline a drill waits for.
+func (c *cluster) v2() specFile {
 	s := shop("v2")
-	s.Deadline = 15 * time.Second
+	s.Deadline = c.missed(15 * time.Second)
 	return s
 }
 
 // Drill 5, before Prepare: away and never sent Activate.
 func TestDrill05AgentKilledBeforePrepare(t *testing.T) {
 	c := agentDrill(t)
-	before := c.stateOfHosts()
+	before := c.still()
 	back := c.takeAway(victim)
-	res := c.deploy(v2()).must(t, 3)
+	res := c.deploy(c.v2()).must(t, 3)
 	if !strings.Contains(res.View.Reason, victim) {
 		t.Errorf("the reason does not name the Host: %s", res.View.Reason)
 	}
@@ -54,7 +55,7 @@ func TestDrill05AgentKilledAfterReady(t *testing.T) {
 		t.Run(d.name, func(t *testing.T) {
 			c := agentDrill(t)
 			hold := c.freezeAgent(third)
-			id := c.detach(v2())
+			id := c.detach(c.v2())
 			c.hold(id, "the victim is Ready", func(v deploy.View) bool { return vote(v, victim) == deploy.VoteReady })
 			back := c.takeAway(victim)
 			if d.back {
@@ -110,7 +111,7 @@ func all(v deploy.View, want deploy.Vote, but string) bool {
 // Drill 5, after Activate before Verified: away is stuck with both colours alive, then rolled back by itself.
 func TestDrill05AgentKilledAfterActivate(t *testing.T) {
 	c := agentDrill(t)
-	id, thaw := c.inActivate(v2(), victim)
+	id, thaw := c.inActivate(c.v2(), victim)
 	back := c.takeAway(victim)
 	thaw()
 	res := c.watch(id).must(t, 4)
@@ -136,7 +137,7 @@ func TestDrill05AgentKilledAfterActivate(t *testing.T) {
 func TestDrill05AgentKilledAfterVerified(t *testing.T) {
 	t.Run("before the record", func(t *testing.T) {
 		c := agentDrill(t)
-		id, thaw := c.inActivate(v2(), other)
+		id, thaw := c.inActivate(c.v2(), other)
 		back := c.takeAway(victim)
 		// The victim's vote counts for two seconds; after that it would have to be asked again.
 		c.eventually("the victim's vote has aged", func() bool {
@@ -160,7 +161,7 @@ func TestDrill05AgentKilledAfterVerified(t *testing.T) {
 	t.Run("after the record", func(t *testing.T) {
 		c := agentDrill(t)
 		load := c.loadWith(slowOnly(c, "/shop"))
-		res := c.deploy(v2()).must(t, 0)
+		res := c.deploy(c.v2()).must(t, 0)
 		back := c.takeAway(victim)
 		load.Stop()
 		back()
@@ -176,9 +177,9 @@ func TestDrill05AgentKilledAfterVerified(t *testing.T) {
 func TestDrill06AgentStopped(t *testing.T) {
 	t.Run("before Prepare", func(t *testing.T) {
 		c := agentDrill(t)
-		before := c.stateOfHosts()
+		before := c.still()
 		wake := c.freezeAgent(victim)
-		res := c.deploy(v2()).must(t, 3)
+		res := c.deploy(c.v2()).must(t, 3)
 		if !strings.Contains(res.View.Reason, victim) {
 			t.Errorf("the reason does not name the Host: %s", res.View.Reason)
 		}
@@ -189,8 +190,8 @@ func TestDrill06AgentStopped(t *testing.T) {
 	})
 	t.Run("during Activate", func(t *testing.T) {
 		c := agentDrill(t)
-		before := c.stateOfHosts()
-		id, thaw := c.inActivate(v2(), victim)
+		before := c.still()
+		id, thaw := c.inActivate(c.v2(), victim)
 		wake := c.freezeAgent(victim)
 		thaw()
 		c.watch(id).must(t, 4)
@@ -221,15 +222,10 @@ func (c *cluster) agentRuns(host string) {
 func (c *cluster) agrees(host string) {
 	c.t.Helper()
 	c.eventually(host+" agrees with the decision", func() bool {
-		res := c.cli("lb", "show", host, "-o", "json")
-		if res.Code != 0 {
-			return false
+		show, ok := c.look(host)
+		for _, s := range show.Sections {
+			ok = ok && s.Agrees && s.Open == ""
 		}
-		for _, s := range c.show(host).Sections {
-			if !s.Agrees || s.Open != "" {
-				return false
-			}
-		}
-		return true
+		return ok
 	})
 }

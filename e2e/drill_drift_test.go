@@ -95,7 +95,7 @@ func TestDrillForeignHands(t *testing.T) {
 	c.eventually("the lost include is told", func() bool {
 		var code int
 		told, code = c.drift("lb-nginx-1")
-		return code == 2 && len(told.Hosts[0].Differences) == 1 && told.Hosts[0].Differences[0].Cause == "changed-base"
+		return code == 2 && len(told.Hosts) == 1 && len(told.Hosts[0].Differences) == 1 && told.Hosts[0].Differences[0].Cause == "changed-base"
 	})
 	c.eventually("lb hosts counts it", func() bool {
 		return strings.Contains(c.cli("lb", "hosts", "-o", "json").must(t, 0).Stdout, `"drift":1`)

@@ -47,11 +47,11 @@ func TestDrill02OneHostCannotReachTheNewVersion(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, "haproxy=2,nginx=2")
 	c.deploy(shop("v1")).must(t, 0)
-	before := c.stateOfHosts()
+	before := c.still()
 	load := c.load("/shop")
 	for _, h := range c.info.Hosts {
 		s := shop("v2", "--refuse-from", h.address())
-		s.Deadline = 12 * time.Second
+		s.Deadline = c.missed(12 * time.Second)
 		id := c.detach(s)
 		// What the new tasks served is asked while they still live.
 		most := 0
@@ -136,7 +136,7 @@ func TestDrill04AForeignProcessHoldsThePort(t *testing.T) {
 		})
 		c.signal(h.SupervisorPID, syscall.SIGCONT)
 		s := shop("v2")
-		s.Deadline = 12 * time.Second
+		s.Deadline = c.missed(12 * time.Second)
 		res := c.deploy(s).must(t, 3)
 		if !strings.Contains(res.View.Reason, host) {
 			t.Errorf("the reason does not name %s: %s", host, res.View.Reason)
@@ -174,7 +174,7 @@ func TestDrill04AReloadThatKeepsTheOldWorkers(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := shop("v2")
-	s.Deadline = 15 * time.Second
+	s.Deadline = c.missed(15 * time.Second)
 	c.deploy(s).must(t, 3)
 	ln.Close()
 	if err := os.WriteFile(base, good, 0o600); err != nil {

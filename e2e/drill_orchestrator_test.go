@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -57,7 +58,7 @@ func TestDrill07TheOrchestratorIsKilled(t *testing.T) {
 			c.deploy(shop("v1")).must(t, 0)
 			load := c.load("/shop")
 			id, goOn := step.at(c)
-			watch := c.background("watch", id, "-o", "json", "--timeout", "2m", "--wait-for", "drained")
+			watch := c.background("watch", id, "-o", "json", "--timeout", "5m", "--wait-for", "drained")
 			c.eventually("the command line watches", func() bool { return strings.Contains(watch.err.String(), "step") })
 			c.kill9()
 			goOn()
@@ -100,7 +101,7 @@ func TestDrill10PeopleInterfere(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, "haproxy=2,nginx=1")
 	c.deploy(shop("v1")).must(t, 0)
-	before := c.stateOfHosts()
+	before := c.still()
 
 	t.Run("abort", func(t *testing.T) {
 		id := c.detach(shop("v2", "--start-delay", "30s"))
@@ -121,7 +122,7 @@ func TestDrill10PeopleInterfere(t *testing.T) {
 		c.asBefore(before, "the deploy is undone")
 	})
 	t.Run("interrupt", func(t *testing.T) {
-		r := c.background("deploy", "-f", c.spec(shop("v2", "--start-delay", "2s")), "-o", "json")
+		r := c.background("deploy", "-f", c.spec(shop("v2", "--start-delay", "5s")), "-o", "json")
 		var id string
 		c.eventually("the deploy id is printed", func() bool {
 			for line := range strings.SplitSeq(r.err.String()+"\n"+r.out.String(), "\n") {
@@ -139,7 +140,7 @@ func TestDrill10PeopleInterfere(t *testing.T) {
 		c.serves("v2", "/shop")
 	})
 	t.Run("a second deploy", func(t *testing.T) {
-		id := c.detach(shop("v3", "--start-delay", "3s"))
+		id := c.detach(shop("v3", "--start-delay", "5s"))
 		res := c.deploy(shop("v4")).must(t, 8)
 		if !strings.Contains(res.Stdout, id) {
 			t.Errorf("the refusal does not name the open deploy %s: %v", id, res)
@@ -203,7 +204,7 @@ func TestDrill12BadInput(t *testing.T) {
 	c := newCluster(t, "haproxy=1,nginx=1")
 	c.deploy(shop("v1")).must(t, 0)
 	c.deploy(func() specFile { s := shop("v1"); s.Name, s.Path, s.Instances = "nested", "/shop/deep", 1; return s }()).must(t, 0)
-	before := c.stateOfHosts()
+	before := c.still()
 	good := shop("v2").yaml()
 	for name, d := range map[string]struct{ source, want string }{
 		"unknown key":     {good + "replicas: 3\n", "\"line\":11"},
@@ -217,7 +218,7 @@ func TestDrill12BadInput(t *testing.T) {
 		"empty":           {"", ""},
 		"a key not built": {good + "container: {image: \"x\"}\n", "container"},
 	} {
-		file := c.dir + "-" + strings.ReplaceAll(name, " ", "-") + ".yaml"
+		file := filepath.Join(t.TempDir(), "spec.yaml")
 		if err := os.WriteFile(file, []byte(d.source), 0o600); err != nil {
 			t.Fatal(err)
 		}

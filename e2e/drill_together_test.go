@@ -19,7 +19,7 @@ import (
 func numbered(n int, version string, flags ...string) specFile {
 	s := shop(version, flags...)
 	s.Name, s.Path, s.Instances = fmt.Sprintf("app%03d", n), fmt.Sprintf("/app%03d", n), 1
-	s.Deadline, s.Drain, s.Grace, s.Interval = 120*time.Second, time.Second, 60*time.Second, 500*time.Millisecond
+	s.Deadline, s.Grace, s.Interval = 120*time.Second, 60*time.Second, 500*time.Millisecond
 	return s
 }
 
@@ -135,27 +135,21 @@ func (c *cluster) joined(specs ...specFile) string {
 // Lock-step: an API and its front end commit in one decision on every host, or nothing changes in either, under load.
 func TestDrillLockStep(t *testing.T) {
 	c := newCluster(t, "haproxy=1,nginx=1,nginx-reload=1")
-	// More than the slow requests of the load take: nothing of theirs is cut.
-	patient := func(n int, version string, flags ...string) specFile {
-		s := numbered(n, version, flags...)
-		s.Drain = 8 * time.Second
-		return s
-	}
-	api, web := patient(1, "v1"), patient(2, "v1")
+	api, web := numbered(1, "v1"), numbered(2, "v1")
 	first := c.cli("deploy", "-f", c.spec(api), "-f", c.spec(web), "-o", "json").must(t, 0).View
 	if len(first.Apps) != 2 || first.Apps[0].Generation != first.Apps[1].Generation || first.State != deploy.Succeeded {
 		t.Fatalf("the first: %+v", first)
 	}
-	before := c.stateOfHosts()
+	before := c.still()
 	// Not through the nginx that reloads: before 1.27.4 it may reset idle keep-alive connections (docs, limits).
 	urls := slices.DeleteFunc(c.frontends(), func(u string) bool { return u == c.host("lb-nginx-reload-1").FrontendURL })
 	load := c.loadWith(loadgen.Options{URLs: urls, Path: web.Path + "/buy", SlowPath: web.Path + "/slow?ms=3000", KeepAlive: 4, Close: 1, Slow: 1, Think: 10 * time.Millisecond})
 	// One of the Apps never becomes healthy, or cannot be reached by one host: nothing changes in the other.
 	broken := map[string]specFile{
-		"never healthy":   patient(1, "v2", "--start-delay", "5m"),
-		"not for a host":  patient(1, "v2", "--refuse-from", c.info.Hosts[1].address()),
-		"ends at once":    patient(1, "v2"),
-		"aborted by name": patient(1, "v2", "--start-delay", "5m"),
+		"never healthy":   numbered(1, "v2", "--start-delay", "5m"),
+		"not for a host":  numbered(1, "v2", "--refuse-from", c.info.Hosts[1].address()),
+		"ends at once":    numbered(1, "v2"),
+		"aborted by name": numbered(1, "v2", "--start-delay", "5m"),
 	}
 	for name, s := range broken {
 		s.Grace, s.Deadline = 2*time.Second, 45*time.Second
@@ -164,22 +158,22 @@ func TestDrillLockStep(t *testing.T) {
 		}
 		if name == "aborted by name" {
 			s.Grace = 5 * time.Minute
-			r := c.background("deploy", "-f", c.joined(s, patient(2, "v2")), "-o", "json")
+			r := c.background("deploy", "-f", c.joined(s, numbered(2, "v2")), "-o", "json")
 			c.eventually("the lock-step is open", func() bool { return strings.Contains(r.err.String(), "gathering") })
-			c.deploy(patient(2, "v3")).must(t, 8)
+			c.deploy(numbered(2, "v3")).must(t, 8)
 			c.cli("abort", s.Name).must(t, 0)
 			if res := r.wait().must(t, 6); res.View.Apps[1].State != deploy.Aborted {
 				t.Errorf("%s: %s is %s", name, res.View.Apps[1].App, res.View.Apps[1].State)
 			}
 			continue
 		}
-		res := c.cli("deploy", "-f", c.joined(s, patient(2, "v2")), "-o", "json").must(t, 3)
+		res := c.cli("deploy", "-f", c.joined(s, numbered(2, "v2")), "-o", "json").must(t, 3)
 		if v := res.View; len(v.Apps) != 2 || v.Apps[1].State != deploy.RolledBack || !strings.Contains(v.Reason, s.Name) {
 			t.Errorf("%s: %s (%s)", name, v.Reason, v.ReasonCode)
 		}
 	}
 	c.asBefore(before, "no lock-step committed")
-	second := c.cli("deploy", "-f", c.joined(patient(1, "v2"), patient(2, "v2")), "-o", "json", "--wait-for", "drained").must(t, 0).View
+	second := c.cli("deploy", "-f", c.joined(numbered(1, "v2"), numbered(2, "v2")), "-o", "json", "--wait-for", "drained").must(t, 0).View
 	if second.Apps[0].Generation != second.Apps[1].Generation {
 		t.Errorf("generations %d and %d", second.Apps[0].Generation, second.Apps[1].Generation)
 	}

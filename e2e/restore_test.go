@@ -398,7 +398,7 @@ func (s *script) settledDump(what string) dump {
 // equal waits until the Host is as before: what was warm may be on its way out for a moment.
 func (s *script) equal(before dump, what string) {
 	s.t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); ; <-time.After(10 * time.Millisecond) {
+	for deadline := time.Now().Add(generous); ; <-time.After(10 * time.Millisecond) {
 		after, settled := s.dump()
 		same := settled && after.running == before.running && after.raw == before.raw && after.tree == before.tree
 		if same {

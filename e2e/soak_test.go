@@ -62,7 +62,7 @@ func newSoak(t *testing.T) *soak {
 
 func (s *soak) spec(version string, flags ...string) specFile {
 	f := shop(version, flags...)
-	f.Instances, f.Drain, f.Interval = 2, 3*time.Second, 100*time.Millisecond
+	f.Instances, f.Interval = 2, 100*time.Millisecond
 	return f
 }
 
@@ -220,7 +220,7 @@ func (s *soak) draw(rng *rand.Rand, n int) attempt {
 			s.t.Fatal(err)
 		}
 		refused := s.spec(version, "--refuse-from", host.address())
-		refused.Deadline = 10 * time.Second
+		refused.Deadline = s.missed(10 * time.Second)
 		return attempt{kind: "refused by one Host", spec: refused}
 	case 2:
 		return attempt{kind: "aborted", spec: s.spec(version, "--start-delay", fmt.Sprintf("%dms", rng.IntN(1500)))}

@@ -21,10 +21,11 @@ type specFile struct {
 	Rise      int
 }
 
-// shop is the sample App at a version.
+// shop is the sample App at a version. It drains for much longer than the slow requests of the loads take, also on a busy machine:
+// none of them is cut, and whoever has no more of them has drained at once.
 func shop(version string, flags ...string) specFile {
 	return specFile{Name: "shop", Version: version, Instances: 4, Flags: strings.Join(flags, " "), Path: "/shop", Deadline: 60 * time.Second,
-		Drain: 5 * time.Second, Grace: 20 * time.Second, Interval: 200 * time.Millisecond, Rise: 1}
+		Drain: 10 * time.Second, Grace: 20 * time.Second, Interval: 200 * time.Millisecond, Rise: 1}
 }
 
 func (s specFile) yaml() string {
@@ -38,7 +39,7 @@ version: %q
 instances: %d
 command: %q
 resources: {cpus: 0.1, memory: 32MiB, ports: 1}
-health: {http: {path: /healthz, port: 0}, interval: %s, timeout: 1s, rise: %d, fall: 2, grace: %s}
+health: {http: {path: /healthz, port: 0}, interval: %s, timeout: 5s, rise: %d, fall: 2, grace: %s}
 kill: {signal: TERM, grace: 10s}
 routes: [{group: public, host: "*", path: %s, port: 0}]
 deploy: {strategy: blue-green, deadline: %s, drain: %s}

@@ -156,7 +156,7 @@ func (d *storeDrill) lose(f storeFault) {
 	d.eventually(what+": the moment has come", hold.reached)
 	heal := d.fail(f, leader)
 	d.signal(leader.PID, syscall.SIGCONT)
-	watch := d.background("watch", id, "-o", "json", "--timeout", "2m", "--wait-for", "drained")
+	watch := d.background("watch", id, "-o", "json", "--timeout", "5m", "--wait-for", "drained")
 	if f.lasts > 0 {
 		<-time.After(f.lasts)
 	} else {

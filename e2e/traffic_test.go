@@ -16,14 +16,19 @@ import (
 	"github.com/cutover/cutover/internal/loadgen"
 )
 
+// clients are how many send the load of a Host, each a request at a time.
+const clients = 4 + 1 + 1
+
 // load starts a modest load of every kind through all Hosts but those that are out; the caller stops it.
 func (c *cluster) load(path string, out ...string) *loadgen.Run {
 	c.t.Helper()
 	return c.loadWith(loadgen.Options{URLs: c.frontends(out...), Path: path + "/buy", SlowPath: path + "/slow?ms=3000", KeepAlive: 4, Close: 1, Slow: 1, Think: 10 * time.Millisecond})
 }
 
+// loadWith starts a load. A request that is answered late, because the machine is busy or a proxy stood still, is not lost.
 func (c *cluster) loadWith(o loadgen.Options) *loadgen.Run {
 	c.t.Helper()
+	o.Timeout = generous
 	run, err := loadgen.Start(context.Background(), o)
 	if err != nil {
 		c.t.Fatal(err)
@@ -35,7 +40,7 @@ func (c *cluster) loadWith(o loadgen.Options) *loadgen.Run {
 
 // get asks one Host; a fresh connection each time.
 func get(url string) (int, string, error) {
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext}}
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: 15 * time.Second}).DialContext}}
 	resp, err := client.Get(url)
 	if err != nil {
 		return 0, "", err

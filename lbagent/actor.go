@@ -332,16 +332,11 @@ type callers struct {
 	closed bool
 }
 
-// open makes a token and the channel of its one Answer. It fails when too many calls are under way, or at the end. begins: the
-// call is one of those that begin something and wait for it, which leave room for the others.
-func (c *callers) open(begins bool) (participant.Token, <-chan participant.Answer, bool) {
-	limit := maxCalls
-	if begins {
-		limit -= keptCalls
-	}
+// open makes a token and the channel of its one Answer. It fails when too many calls are under way, or at the end.
+func (c *callers) open() (participant.Token, <-chan participant.Answer, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || len(c.wait) >= limit {
+	if c.closed || len(c.wait) >= maxCalls {
 		return 0, nil, false
 	}
 	if c.wait == nil {
