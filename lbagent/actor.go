@@ -332,11 +332,16 @@ type callers struct {
 	closed bool
 }
 
-// open makes a token and the channel of its one Answer. It fails when too many calls are under way, or at the end.
-func (c *callers) open() (participant.Token, <-chan participant.Answer, bool) {
+// open makes a token and the channel of its one Answer. It fails when too many calls are under way, or at the end. begins: the
+// call is one of those that begin something and wait for it, which leave room for the others.
+func (c *callers) open(begins bool) (participant.Token, <-chan participant.Answer, bool) {
+	limit := maxCalls
+	if begins {
+		limit -= keptCalls
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || len(c.wait) >= maxCalls {
+	if c.closed || len(c.wait) >= limit {
 		return 0, nil, false
 	}
 	if c.wait == nil {

@@ -18,8 +18,10 @@ import (
 
 // Bounds of the daemon.
 const (
-	inboxSize    = 1024
-	maxCalls     = 256 // calls under way at once
+	inboxSize = 1024
+	maxCalls  = 256 // calls under way at once
+	// keptCalls of them are for what ends transactions: those that wait for checks must not keep it out (ROLLBACK-IS-FREE).
+	keptCalls    = 64
 	maxWatchers  = 64
 	maxWork      = 16 // driver calls at once, for different Apps
 	workTimeout  = 60 * time.Second

@@ -24,7 +24,7 @@ const callLimit = participant.MaxDeadline + time.Minute
 
 // call gives a message to the machine and waits for its answer. A caller that goes away ends the wait and nothing else.
 func (s service) call(ctx context.Context, method string, msg func(participant.Token) participant.Event) (participant.Answer, error) {
-	token, answer, ok := s.a.calls.open()
+	token, answer, ok := s.a.calls.open(begins(method))
 	if !ok {
 		return participant.Answer{}, connect.NewError(connect.CodeResourceExhausted, errors.New("too many calls are under way on this host"))
 	}
@@ -44,6 +44,15 @@ func (s service) call(ctx context.Context, method string, msg func(participant.T
 	case <-ctx.Done():
 		return participant.Answer{}, connect.NewError(connect.CodeDeadlineExceeded, ctx.Err())
 	}
+}
+
+// begins says whether a call begins something that takes its time. The others end or watch what was begun.
+func begins(method string) bool {
+	switch method {
+	case "Prepare", "Activate", "Amend", "Sync", "Collect":
+		return true
+	}
+	return false
 }
 
 // count counts an answer; a message that is only a part of another has no method.

@@ -30,6 +30,8 @@
 //   - A warm server starts DOWN and in drain and has to rise; even a mistaken "ready" would send it nothing.
 //   - A removed server is a tombstone (MAINT, checks off) where deleting is not safe. A name that comes back gets a
 //     fresh row with a suffix (":2"), so nothing that HAProxy says of it can be about its former life.
+//   - NO-ORPHAN-KILL: a worker that a reload replaced routes as it did then, and no command changes that. While clients are
+//     connected to it, idle ones too, what it routes to is not drained (leaving.go).
 //   - UNDO: files are written per Section, each atomically, in an order in which a reload between any two is right.
 //
 // # What 2.6 cannot do

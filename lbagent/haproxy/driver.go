@@ -183,6 +183,7 @@ func limits(v version) []string {
 	out := []string{
 		"After a reload by its owner, HAProxy takes every server for up until its first check has run.",
 		"A new health interval, rise or fall of an upstream that is kept takes effect with the next reload.",
+		"After a reload, an upstream that drains waits until the old worker has no client left (idle ones too), or for the end of its drain.",
 		"A health timeout is rounded up to 1, 5 or 30 seconds, and the connect of a check has to work within one interval.",
 	}
 	if !v.atLeast(3, 4) {

@@ -335,6 +335,7 @@ func (d *Reload) reloadTo(ctx context.Context, c cohort, s driver.Section) error
 	}
 	tainted := d.isTainted(c.generation, s.App)
 	if driver.Digest(sections[s.App]) == driver.Digest(s) && !tainted {
+		d.noteDraining(c, sections) // it was loaded for another App, or by the owner
 		return nil
 	}
 	if tainted {
@@ -362,6 +363,13 @@ func (d *Reload) reloadTo(ctx context.Context, c cohort, s driver.Section) error
 	if driver.Digest(sections[s.App]) != driver.Digest(s) {
 		return fmt.Errorf("%w: generation %d holds another set for %s", driver.ErrProxyMismatch, c.generation, s.App)
 	}
+	d.noteDraining(c, sections)
+	return nil
+}
+
+// noteDraining remembers from which workers on no new request goes to each upstream that drains: none of the generation that
+// runs sends any. One that served in between begins anew.
+func (d *Reload) noteDraining(c cohort, sections map[string]driver.Section) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	still := make(map[upstreamKey]bool)
@@ -377,7 +385,6 @@ func (d *Reload) reloadTo(ctx context.Context, c cohort, s driver.Section) error
 		}
 	}
 	maps.DeleteFunc(d.draining, func(k upstreamKey, _ uint64) bool { return !still[k] })
-	return nil
 }
 
 // Read reports the generation that every current worker runs, with the verdicts of the checks that these workers made.

@@ -174,6 +174,44 @@ func TestReloadCountsOlderWorkers(t *testing.T) {
 	})
 }
 
+// An upstream that drained before, and served since by a reload of the owner's, drains by the workers that served it last.
+func TestReloadCountsWorkersThatServedInBetween(t *testing.T) {
+	p := startProxy(t, reload)
+	a, b, slow := drivertest.NewBackend(t, "a-1"), drivertest.NewBackend(t, "b-1"), drivertest.NewBackend(t, "slow-1")
+	p.serve(t, section("other", slow.Upstream(driver.Serving)))
+	drains := section("shop", b.Upstream(driver.Serving), a.Upstream(driver.Draining))
+	serves := section("shop", b.Upstream(driver.Serving), a.Upstream(driver.Serving))
+	p.serve(t, drains)
+	if err := p.driver.Publish(within(t), serves); err != nil {
+		t.Fatal(err)
+	}
+	p.OwnerReload(t)
+	if err := p.driver.Converge(within(t), serves); err != nil {
+		t.Fatal(err)
+	}
+	slow.Hold()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Get(p.url + "/other")
+		if err == nil {
+			resp.Body.Close()
+		}
+	}()
+	drivertest.Eventually(t, "the slow request", func() error {
+		if p.row(t, "other", "slow-1").Sessions == 0 {
+			return errors.New("no session")
+		}
+		return nil
+	})
+	p.serve(t, drains)
+	if n := p.row(t, "shop", "a-1").Sessions; n == 0 {
+		t.Error("drained while a worker lives that served it")
+	}
+	slow.Release()
+	<-done
+}
+
 // A reload resets idle keep-alive connections on this nginx: the control for the limit that Info states.
 func TestReloadInfoStatesItsLimits(t *testing.T) {
 	p := startProxy(t, reload)
