@@ -106,6 +106,8 @@ type survey struct {
 	drifts  []Drift // sorted by place
 	more    int
 	mending bool
+	// spent: a Mend was asked for what is in drifts. What is left of it is not known before the next Survey.
+	spent   bool
 	mended  time.Time // when the last Mend ended
 	tries   int
 	retryAt time.Time
@@ -219,7 +221,7 @@ func (m *stepper) stepSurveyed(ev Surveyed) {
 	if !fixable {
 		sv.tries, sv.err = 0, nil
 	}
-	sv.drifts, sv.more = now, ev.More
+	sv.drifts, sv.more, sv.spent = now, ev.More, false
 }
 
 func (m *stepper) told(app string) {
@@ -241,10 +243,10 @@ func (m *stepper) stepMended(ev Mended) {
 }
 
 // mend puts right what a Survey found, if the policy says so. The record comes first (NO-SILENT-CHANGE). A Mend that does
-// not help is tried again after growing pauses.
+// not help, as the next Survey says, is tried again after growing pauses.
 func (m *stepper) mend() {
 	sv := &m.s.survey
-	if sv.mending || m.s.Policy() != PolicyRepair || m.now.Before(sv.retryAt) {
+	if sv.mending || sv.spent || m.s.Policy() != PolicyRepair || m.now.Before(sv.retryAt) {
 		return
 	}
 	var places []string
@@ -264,7 +266,7 @@ func (m *stepper) mend() {
 	}
 	m.record(Record{Kind: KindDrift, Note: "put right: " + note})
 	sv.tries++
-	sv.mending, sv.retryAt = true, m.now.Add(backoff(sv.tries))
+	sv.mending, sv.spent, sv.retryAt = true, true, m.now.Add(backoff(sv.tries))
 	m.emit(Mend{})
 }
 

@@ -267,7 +267,7 @@ func (s *State) Wake(now time.Time) time.Time {
 	if len(s.attempts)+len(s.waits)+len(s.verifies) > 0 {
 		earlier(now.Add(openTick))
 	}
-	if len(s.survey.drifts) > 0 && !s.survey.mending && s.Policy() == PolicyRepair {
+	if len(s.survey.drifts) > 0 && !s.survey.mending && !s.survey.spent && s.Policy() == PolicyRepair {
 		earlier(s.survey.retryAt)
 	}
 	for app := range s.restless {
