@@ -73,13 +73,11 @@ func (e *Engine) feed(d *deployRecord, in deploy.Input) {
 
 // closed makes room for the next Deploy of the App; a waiting rollback goes first (ROLLBACK-IS-FREE).
 func (e *Engine) closed(a *appRecord) {
-	a.Open, a.UpdatedAt = "", e.batch.now
-	e.batch.apps[a.Name] = true
-	if a.Waiting == "" {
-		return
-	}
 	w := e.s.deploys.get(a.Waiting)
-	if a.Waiting = ""; w == nil || !w.Open() {
+	a.Open, a.Waiting, a.UpdatedAt = "", "", e.batch.now
+	e.batch.apps[a.Name] = true
+	if w == nil || !w.Open() {
+		e.unpark(a)
 		return
 	}
 	a.Open = w.ID
@@ -101,8 +99,8 @@ func (e *Engine) retarget(a *appRecord, d *deployRecord) {
 	template := sp.TemplateDigest()
 	taken := map[int]bool{}
 	for _, t := range e.s.sorted(a.Name) {
-		// Draining tasks are not taken back: their release may be on its way.
-		if t.Role != roleCommitted || t.ended() || t.KillOrdered || t.State.Away() || t.Template != template ||
+		// Draining tasks are not taken back: their release may be on its way. Nor is what a replacement is about to take out.
+		if t.Moving != "" || t.Role != roleCommitted || t.ended() || t.KillOrdered || t.State.Away() || t.Template != template ||
 			t.Instance >= d.Wanted || taken[t.Instance] || t.State != Running {
 			continue
 		}

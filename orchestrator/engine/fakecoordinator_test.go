@@ -39,15 +39,26 @@ type fakeCoordinator struct {
 	// holdDrain keeps Drained back; holdAmend keeps the answers to insertions back.
 	holdDrain, holdAmend bool
 	// deaf: aborts are taken and not heeded.
-	deaf    bool
-	rows    int // how many upstreams each Host's evidence has besides the target's
-	drains  []txn.Drained
-	answers []txn.Amended
-	asks    []txn.MemberAsk
-	refuse  error // what ChangeMember answers
+	deaf bool
+	// noInsert is a Group that refuses insertions.
+	noInsert string
+	rows     int // how many upstreams each Host's evidence has besides the target's
+	drains   []txn.Drained
+	answers  []txn.Amended
+	asks     []txn.MemberAsk
+	refuse   error // what ChangeMember answers
 }
 
 func (c *fakeCoordinator) Begin(_ context.Context, proposals ...txn.Proposal) error {
+	for _, p := range proposals {
+		for _, ch := range p.Changes {
+			for _, u := range ch.Target.GetUpstreams() {
+				if w := c.w; w.mesos.told(u.GetTaskId()) {
+					w.t.Errorf("transaction %s has task %s as a target, which was told to end", p.ID, u.GetTaskId())
+				}
+			}
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.order++
@@ -295,7 +306,9 @@ func (c *fakeCoordinator) Amend(_ context.Context, a txn.Amendment) error {
 	defer c.mu.Unlock()
 	c.amends = append(c.amends, a)
 	out := txn.Amended{ID: a.ID, Group: a.Group, App: a.App, Done: true, Released: append(slices.Clone(a.Remove), a.Retire...)}
-	if s := c.sections[a.Group+"/"+a.App]; s != nil {
+	if a.Group == c.noInsert && len(a.Insert) > 0 {
+		out.Done, out.Reason, out.Released = false, "host lb3 refused", []string{a.Insert[0].GetName()}
+	} else if s := c.sections[a.Group+"/"+a.App]; s != nil {
 		s.Upstreams = slices.DeleteFunc(s.Upstreams, func(u *lbagentv1.Upstream) bool { return slices.Contains(out.Released, u.GetName()) })
 		for _, u := range a.Insert { // the same one may come again after a restart
 			if !slices.ContainsFunc(s.Upstreams, func(have *lbagentv1.Upstream) bool { return have.GetName() == u.GetName() }) {

@@ -147,7 +147,7 @@ func (e *Engine) gather() {
 // inserting: an insertion of the App is under way; a transaction of it waits.
 func (e *Engine) inserting(app string) bool {
 	for _, am := range e.s.amends {
-		if am.App == app && len(am.Insert) > 0 {
+		if am.App == app && len(am.Insert) > 0 && !am.Parked {
 			return true
 		}
 	}

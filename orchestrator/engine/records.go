@@ -139,7 +139,9 @@ type amendRecord struct {
 	Insert  []string        `json:"insert,omitempty"`
 	Retire  []string        `json:"retire,omitempty"`
 	// Undo is the transaction whose undo the inserts are for.
-	Undo   string    `json:"undo,omitempty"`
+	Undo string `json:"undo,omitempty"`
+	// Parked: it is told to the coordinator when the App's open Deploy has ended without Commit. Nothing waits for it.
+	Parked bool      `json:"parked,omitempty"`
 	Failed string    `json:"failed,omitempty"`
 	Reason string    `json:"reason"`
 	At     time.Time `json:"at"`

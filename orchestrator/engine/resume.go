@@ -51,7 +51,9 @@ func (e *Engine) resume(ctx context.Context) error {
 	}
 	e.askReleased(e.held())
 	for _, id := range slices.Sorted(maps.Keys(e.s.amends)) {
-		e.sendAmend(e.s.amends[id])
+		if rec := e.s.amends[id]; !rec.Parked {
+			e.sendAmend(rec)
+		}
 	}
 	for _, id := range e.activeDeploys() {
 		d := e.s.deploys.get(id)

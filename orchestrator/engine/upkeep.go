@@ -347,48 +347,86 @@ func (e *Engine) inserted(rec *amendRecord) {
 	for _, id := range rec.Retire {
 		if t := e.s.task(id); t != nil && t.Role == roleCommitted {
 			e.retire(t, "")
+			e.feedApp(t.App, deploy.TaskEnded{Task: id, Why: "it was replaced"}) // no target of a transaction to come
 		}
 	}
 }
 
 // notInserted gives the replacement up. Where it was inserted in some Groups and not in others, it stays: it serves there,
-// and the others are tried again, unless a Deploy is about to replace it everywhere. Hosts that it was not inserted on say
+// and the others are tried again, when no Deploy is about to replace it everywhere. Hosts that it was not inserted on say
 // so in Released; until then its hold keeps it alive.
 func (e *Engine) notInserted(rec *amendRecord) {
 	e.log.Warn("a replacement was not inserted", "app", rec.App, "tasks", rec.Insert, "reason", rec.Failed)
 	a := e.s.apps[rec.App]
 	// Another Spec was committed meanwhile: its Commit has replaced these tasks in every Group.
-	stale := slices.ContainsFunc(rec.Insert, func(id string) bool { t := e.s.task(id); return t != nil && t.Spec != a.Committed })
-	if len(rec.Done) > 0 && !stale {
-		if a.Open != "" || a.Waiting != "" {
-			e.inserted(rec)
-			return
-		}
-		again := &amendRecord{
-			ID: e.newID(), App: rec.App, Pending: map[string]bool{}, Done: rec.Done, Insert: rec.Insert, Retire: rec.Retire,
-			Undo: rec.Undo, Reason: rec.Reason, At: e.batch.now,
-		}
-		for _, id := range append(slices.Clone(rec.Insert), rec.Retire...) {
-			t := e.s.task(id)
-			if t == nil {
-				continue
-			}
-			t.Moving = again.ID
-			e.dirty(t)
-			for g := range t.Holds {
-				if !rec.Done[g] {
-					again.Pending[g] = true
-				}
-			}
-		}
-		if t := e.s.task(rec.Insert[0]); t != nil && !t.ended() && len(again.Pending) > 0 {
-			e.amend(again)
-			return
-		}
-		e.moved(again)
+	stale := rec.Undo == "" && slices.ContainsFunc(rec.Insert, func(id string) bool { t := e.s.task(id); return t != nil && t.Spec != a.Committed })
+	open := a.Open != "" || a.Waiting != ""
+	switch {
+	case len(rec.Done) == 0 || stale:
+	case open && rec.Undo != "":
 		e.inserted(rec)
 		return
+	default:
+		e.insertAgain(rec, open)
+		return
 	}
+	e.giveUpInserts(rec, stale)
+}
+
+// insertAgain tries the Groups again that have not taken the replacement. parked: not before the App has no open Deploy. One
+// that has ended counts as inserted: what replaces it goes into all Groups.
+func (e *Engine) insertAgain(rec *amendRecord, parked bool) {
+	again := &amendRecord{
+		ID: e.newID(), App: rec.App, Pending: map[string]bool{}, Done: rec.Done, Insert: rec.Insert, Retire: rec.Retire,
+		Undo: rec.Undo, Reason: rec.Reason, At: e.batch.now, Parked: parked,
+	}
+	for _, id := range append(slices.Clone(rec.Insert), rec.Retire...) {
+		t := e.s.task(id)
+		if t == nil {
+			continue
+		}
+		t.Moving = again.ID
+		e.dirty(t)
+		for g := range t.Holds {
+			if !rec.Done[g] {
+				again.Pending[g] = true
+			}
+		}
+	}
+	switch t := e.s.task(rec.Insert[0]); {
+	case t == nil || t.ended() || len(again.Pending) == 0:
+		e.moved(again)
+		e.inserted(rec)
+	case parked:
+		e.s.amends[again.ID] = again
+		e.batch.amends[again.ID] = true
+	default:
+		e.amend(again)
+	}
+}
+
+// unpark goes on with insertions that waited for the App's Deploy, which has ended without Commit.
+func (e *Engine) unpark(a *appRecord) {
+	for _, id := range sortedKeys(e.s.amends) {
+		rec := e.s.amends[id]
+		if rec.App != a.Name || !rec.Parked {
+			continue
+		}
+		rec.Parked, rec.At = false, e.batch.now
+		e.batch.amends[id] = true
+		if t := e.s.task(rec.Insert[0]); t != nil && !t.ended() {
+			e.sendAmend(rec)
+			continue
+		}
+		delete(e.s.amends, id)
+		e.moved(rec)
+		e.inserted(rec)
+	}
+}
+
+// giveUpInserts ends replacements that serve nowhere.
+func (e *Engine) giveUpInserts(rec *amendRecord, stale bool) {
+	a := e.s.apps[rec.App]
 	if a.Backoff == nil {
 		a.Backoff = map[int]scheduler.Backoff{}
 	}

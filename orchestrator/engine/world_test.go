@@ -158,11 +158,13 @@ func (w *world) want(v deploy.View, state deploy.State, step deploy.StepName) de
 }
 
 // serving are the upstreams' tasks of the App's committed Section.
-func (w *world) serving(app string) []string {
+func (w *world) serving(app string) []string { return w.servingIn("public", app) }
+
+func (w *world) servingIn(group, app string) []string {
 	w.coord.mu.Lock()
 	defer w.coord.mu.Unlock()
 	var out []string
-	for _, u := range w.coord.sections["public/"+app].GetUpstreams() {
+	for _, u := range w.coord.sections[group+"/"+app].GetUpstreams() {
 		out = append(out, u.GetTaskId())
 	}
 	slices.Sort(out)
@@ -186,6 +188,7 @@ type fakeMesos struct {
 	kills    []string
 	nextPort uint16
 	full     bool // no offers
+	stubborn bool // tasks that are told to end take their time
 	refuse   error
 }
 
@@ -266,6 +269,9 @@ func (m *fakeMesos) Kill(_ context.Context, id string) error {
 	m.w.coord.mustNotKnow(id)
 	t := m.tasks[id]
 	e, placed := m.w.e, t != nil && t.place.AgentID != ""
+	if m.stubborn && placed {
+		return nil
+	}
 	go func() {
 		if !placed {
 			_ = e.HandleLost(context.Background(), id, "not launched", true)
