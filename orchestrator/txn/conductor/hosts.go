@@ -90,8 +90,8 @@ func (c *Conductor) takeReport(h *host, msg *lbagentv1.WatchResponse) {
 		for _, s := range msg.GetSections() {
 			said[s.GetApp()] = true
 		}
-		for app := range h.reports.Sections {
-			if !said[app] {
+		for app, old := range h.reports.Sections {
+			if !said[app] && !old.GetEvidence().GetReadAt().AsTime().After(msg.GetSentAt().AsTime()) { // else it is newer there
 				delete(h.reports.Sections, app)
 				h.suspects[app] = true
 			}

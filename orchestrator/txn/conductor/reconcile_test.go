@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 
@@ -48,6 +49,20 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
+// A report that was made before a Section came to the Host, and arrives after what the Host answered since, takes nothing back.
+func TestAReportThatComesLate(t *testing.T) {
+	cl := newCluster(t, "lb1").up()
+	late := &lbagentv1.WatchResponse{Complete: true, SentAt: timestamppb.Now()}
+	cl.commit("t1", "a")
+	cl.holds([]string{"a"}, "lb1")
+	cl.settled("lb1")
+	cl.HostReported(t.Context(), "lb1", late)
+	cl.settled("lb1")
+	if n := cl.hosts["lb1"].Calls("sync"); n != 0 {
+		t.Errorf("%d needless Syncs", n)
+	}
+}
+
 // A store that lost its content, or is an older copy, takes no route from a Host (FAIL-STATIC), however much is deployed
 // meanwhile, and says why it does not repair the Host.
 func TestForgottenSectionsStay(t *testing.T) {
@@ -56,7 +71,7 @@ func TestForgottenSectionsStay(t *testing.T) {
 		"an older copy": func(cl *cluster, old *memstore.Store) { cl.store = &crashStore{Store: old} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			cl := newCluster(t, "lb1", "lb2").up()
+			cl := newImpatient(t, "lb1", "lb2").up()
 			cl.commit("t1", "a")
 			old := copyOf(t, cl.store, cl.epoch)
 			cl.commit("t2", "b")
