@@ -172,7 +172,8 @@ func TestWardenKilled(t *testing.T) {
 
 func TestRotation(t *testing.T) {
 	dir := t.TempDir()
-	spec := shell(dir, "head -c 5000 /dev/zero | tr '\\0' x; while ! test -e stdout.1; do sleep 0.05; done; printf end")
+	// What is written between the copy and the cut is lost, so the task waits for both.
+	spec := shell(dir, "head -c 5000 /dev/zero | tr '\\0' x; while ! test -e stdout.1 || test $(wc -c < stdout) -gt 1000; do sleep 0.05; done; printf end")
 	spec.MaxLog = 1000
 	task, _ := launch(t, spec)
 	ended(t, task)
