@@ -15,12 +15,21 @@ import (
 
 var _ registry.Handler = (*Conductor)(nil)
 
+// heard is the Host that a link speaks of, whose context this is; nil if the Host was removed meanwhile. It may have been
+// admitted again by then, at another address: what the link of before still had to say is not about that one.
+func (c *Conductor) heard(ctx context.Context, name string) *host {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return c.hosts[name]
+}
+
 // HostConnected implements registry.Handler.
-func (c *Conductor) HostConnected(_ context.Context, name string, first *lbagentv1.WatchResponse) {
+func (c *Conductor) HostConnected(ctx context.Context, name string, first *lbagentv1.WatchResponse) {
 	c.post(func() {
-		h := c.hosts[name]
+		h := c.heard(ctx, name)
 		if h == nil {
-			return // removed meanwhile
+			return
 		}
 		h.up, h.syncTries, h.syncAt = true, 0, time.Time{}
 		h.reports = txn.HostReports{Known: true, Sections: map[string]*lbagentv1.SectionReport{}}
@@ -44,9 +53,9 @@ func (c *Conductor) HostConnected(_ context.Context, name string, first *lbagent
 }
 
 // HostReported implements registry.Handler.
-func (c *Conductor) HostReported(_ context.Context, name string, report *lbagentv1.WatchResponse) {
+func (c *Conductor) HostReported(ctx context.Context, name string, report *lbagentv1.WatchResponse) {
 	c.post(func() {
-		h := c.hosts[name]
+		h := c.heard(ctx, name)
 		if h == nil {
 			return
 		}
@@ -63,9 +72,9 @@ func (c *Conductor) HostReported(_ context.Context, name string, report *lbagent
 
 // HostDisconnected implements registry.Handler. What the Host reported stays known: it is the last that it said, and
 // nothing can have changed there that was not sent to it.
-func (c *Conductor) HostDisconnected(_ context.Context, name string, _ string) {
+func (c *Conductor) HostDisconnected(ctx context.Context, name string, _ string) {
 	c.post(func() {
-		h := c.hosts[name]
+		h := c.heard(ctx, name)
 		if h == nil {
 			return
 		}

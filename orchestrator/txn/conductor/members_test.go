@@ -328,3 +328,30 @@ func TestRemoveReleases(t *testing.T) {
 	cl.standing("lb2", registry.Member)
 	cl.holds([]string{"b"}, "lb2")
 }
+
+// What the link of a removed Host still had to say is not about the one that is admitted under its name.
+func TestAWordOfARemovedHost(t *testing.T) {
+	cl := newCluster(t, "lb1", "lb2").up()
+	cl.commit("t1", "a")
+	cl.finished("t1")
+	lb2 := cl.hosts["lb2"]
+	lb2.Freeze() // nothing is known of it once it is admitted again
+	cl.change(sure(txn.Remove, "lb2"))
+	cl.change(ask(txn.Admit, "lb2"))
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	said := &lbagentv1.WatchResponse{
+		Host: &lbagentv1.HostState{Name: "lb2", Group: "public"}, Complete: true, Sections: []*lbagentv1.SectionReport{{App: "shop"}},
+	}
+	cl.HostReported(ended, "lb2", said)
+	cl.HostConnected(ended, "lb2", said)
+	cl.HostReported(ended, "lb2", said)
+	up := true
+	if err := cl.ask(t.Context(), func() { up = cl.Conductor.hosts["lb2"].up }); err != nil || up {
+		t.Errorf("lb2 is up: %t, %v", up, err)
+	}
+	lb2.Thaw()
+	cl.standing("lb2", registry.Member)
+	cl.commit("t2", "b")
+	cl.holds([]string{"b"}, "lb1", "lb2")
+}
