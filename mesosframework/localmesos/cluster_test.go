@@ -19,7 +19,8 @@ import (
 
 	mesos "github.com/mesos/mesos-go/api/v1/lib"
 	"github.com/mesos/mesos-go/api/v1/lib/scheduler"
-	"go.uber.org/goleak"
+
+	"github.com/cutover/cutover/internal/leaktest"
 )
 
 // childEnv makes the test binary a cluster on that directory, until it is
@@ -39,7 +40,7 @@ func TestMain(m *testing.M) {
 		fmt.Println(c.URL())
 		select {}
 	}
-	goleak.VerifyTestMain(m)
+	leaktest.Main(m)
 }
 
 func startCluster(t *testing.T, o Options) *Cluster {
@@ -92,11 +93,19 @@ func TestRestartAdoptsTasks(t *testing.T) {
 	c := startCluster(t, o)
 	f := subscribe(t, c.URL(), "")
 	offer := f.offers()[0]
-	f.launch(offer, "long", "sleep 1000", "short", "while ! test -e go; do sleep 0.01; done; exit 7", "trap", "trap 'exit 5' TERM; while :; do sleep 0.01; done")
+	f.launch(offer, "long", "sleep 1000", "short", "while ! test -e go; do sleep 0.01; done; exit 7", "trap", "trap 'exit 5' TERM; : > trapped; while :; do sleep 0.01; done")
 	pids := map[string]uint32{}
 	for _, task := range []string{"long", "short", "trap"} {
 		s := f.stateUnordered(task, mesos.TASK_RUNNING)
 		pids[task] = *s.ContainerStatus.ExecutorPID
+	}
+	for deadline := time.Now().Add(waitFor); ; time.Sleep(time.Millisecond) { // it runs before it has set its trap
+		if _, err := os.Stat(filepath.Join(sandbox(t, o.Dir, "trap"), "trapped")); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the trap was not set")
+		}
 	}
 	f.noAcks = true
 	f.kill("trap") // its KILLING and KILLED stay without acknowledgement
@@ -206,19 +215,26 @@ func TestKilledBetweenStartingAndRunning(t *testing.T) {
 	again.state("t", mesos.TASK_KILLED)
 }
 
-// finish lets the task that waits for its file "go" end, and waits until its
-// warden has written so.
-func finish(t *testing.T, dir, task string) {
+// sandbox is the path of the task's one sandbox.
+func sandbox(t *testing.T, dir, task string) string {
 	t.Helper()
 	boxes, err := filepath.Glob(filepath.Join(dir, "agent-*/work/slaves/*/frameworks/*/executors", task, "runs/latest"))
 	if err != nil || len(boxes) != 1 {
 		t.Fatalf("sandboxes of %s: %v %v", task, boxes, err)
 	}
-	container, err := os.Readlink(boxes[0])
+	return boxes[0]
+}
+
+// finish lets the task that waits for its file "go" end, and waits until its
+// warden has written so.
+func finish(t *testing.T, dir, task string) {
+	t.Helper()
+	box := sandbox(t, dir, task)
+	container, err := os.Readlink(box)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(boxes[0], "go"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(box, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for deadline := time.Now().Add(waitFor); ; {

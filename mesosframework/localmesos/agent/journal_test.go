@@ -5,12 +5,12 @@ import (
 	"path/filepath"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	mesos "github.com/mesos/mesos-go/api/v1/lib"
+
+	"github.com/cutover/cutover/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // TestJournalTornTail: whatever a crash leaves of the last line, the lines
 // before it count and the rest does not.

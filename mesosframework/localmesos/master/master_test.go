@@ -12,15 +12,15 @@ import (
 
 	mesos "github.com/mesos/mesos-go/api/v1/lib"
 	"github.com/mesos/mesos-go/api/v1/lib/scheduler"
-	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/mesosframework/localmesos/link"
 	"github.com/cutover/cutover/mesosframework/localmesos/resource"
 	"github.com/cutover/cutover/mesosframework/localmesos/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // quietAgent takes every order and says nothing by itself.
 type quietAgent struct{}

@@ -16,8 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/mesosframework/localmesos"
 	"github.com/cutover/cutover/mesosframework/localmesos/replay"
 )
@@ -62,7 +61,7 @@ func TestMain(m *testing.M) {
 		// The recordings wait much more than they work.
 		_ = flag.Set("test.parallel", "12")
 	}
-	goleak.VerifyTestMain(m)
+	leaktest.Main(m)
 }
 
 // statusServer finds the recorded server of recording 56.
