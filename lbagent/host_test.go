@@ -12,16 +12,16 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"go.uber.org/goleak"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/lbagent/driver"
 	"github.com/cutover/cutover/lbagent/participant/journal"
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 	"github.com/cutover/cutover/proto/gen/cutover/lbagent/v1/lbagentv1connect"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 const patience = 30 * time.Second
 

@@ -11,13 +11,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
+	"github.com/cutover/cutover/internal/leaktest"
 )
 
 func TestMain(m *testing.M) {
 	// One thread: what is ready at the same instant runs in the same order each time.
 	runtime.GOMAXPROCS(1)
-	goleak.VerifyTestMain(m)
+	leaktest.Main(m)
 }
 
 // outcome is what two runs of one seed have in common.

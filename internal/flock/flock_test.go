@@ -8,12 +8,11 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/cutover/cutover/internal/flock"
+	"github.com/cutover/cutover/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 func TestTry(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")

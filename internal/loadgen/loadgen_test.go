@@ -10,11 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/internal/loadgen"
-	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()

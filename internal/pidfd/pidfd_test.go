@@ -6,13 +6,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/internal/pidfd"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // start runs a process, and waits for its end in the background.
 func start(t *testing.T) (cmd *exec.Cmd, w *pidfd.Watch, told chan bool) {

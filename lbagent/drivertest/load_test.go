@@ -8,10 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"github.com/cutover/cutover/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // The detector itself: one answer in ten is cut off, and each is seen as lost. Nothing retries it away.
 func TestLoadSeesLosses(t *testing.T) {

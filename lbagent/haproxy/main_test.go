@@ -3,7 +3,7 @@ package haproxy
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/cutover/cutover/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }

@@ -15,8 +15,7 @@ import (
 	"syscall"
 	"testing"
 
-	"go.uber.org/goleak"
-
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/internal/procfs"
 	"github.com/cutover/cutover/internal/servertest"
 	"github.com/cutover/cutover/lbagent/driver"
@@ -24,7 +23,7 @@ import (
 	"github.com/cutover/cutover/lbagent/nginx"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // kind is one of the two drivers.
 type kind struct {

@@ -17,8 +17,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"go.uber.org/goleak"
 
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/orchestrator/api"
 	"github.com/cutover/cutover/orchestrator/api/apitest"
 	"github.com/cutover/cutover/orchestrator/cli"
@@ -45,16 +45,7 @@ func TestMain(m *testing.M) {
 // leakChecked runs the tests, then looks for goroutines that they left.
 type leakChecked struct{ m *testing.M }
 
-func (l leakChecked) Run() int {
-	code := l.m.Run()
-	if code == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, "leak:", err)
-			code = 1
-		}
-	}
-	return code
-}
+func (l leakChecked) Run() int { return leaktest.Run(l.m) }
 
 // world is the orchestrator of one script. Apps are the stories: deploying the App "stuck" tells apitest.Story.Stuck.
 type world struct {

@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/orchestrator/api"
 	"github.com/cutover/cutover/orchestrator/api/apitest"
 	"github.com/cutover/cutover/orchestrator/api/wire"
@@ -25,7 +25,7 @@ import (
 // generous is how long a test waits for what must happen.
 const generous = 30 * time.Second
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 func start(t *testing.T, service api.Service) *apitest.Server {
 	t.Helper()

@@ -10,8 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/orchestrator/api"
 	"github.com/cutover/cutover/orchestrator/deploy"
 	"github.com/cutover/cutover/orchestrator/store"
@@ -19,7 +18,7 @@ import (
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // world is an engine between a scripted framework, prober and coordinator, on a store that survives the engine. It runs
 // in a synctest bubble: time is the bubble's, and Wait means that nothing more happens by itself.

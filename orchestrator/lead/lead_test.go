@@ -9,15 +9,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/orchestrator/lead"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/store/boltstore"
 	"github.com/cutover/cutover/orchestrator/store/memstore"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 func acquire(t *testing.T, dir string, s store.Store) *lead.Term {
 	t.Helper()

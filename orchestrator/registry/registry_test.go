@@ -16,10 +16,10 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"go.uber.org/goleak"
 
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/internal/pki"
 	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/registry/hosttest"
@@ -27,7 +27,7 @@ import (
 	"github.com/cutover/cutover/orchestrator/store/memstore"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 const patience = 30 * time.Second
 

@@ -4,12 +4,12 @@ import (
 	"testing"
 
 	"github.com/hashicorp/consul/api"
-	"go.uber.org/goleak"
 
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/internal/servertest/consultest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 func TestServerKeepsItsDataThroughKill(t *testing.T) {
 	s := consultest.Start(t, consultest.Options{})

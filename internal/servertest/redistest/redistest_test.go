@@ -3,12 +3,11 @@ package redistest_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
-
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/internal/servertest/redistest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 func TestServerLosesOnlyWhatItIsToldToLose(t *testing.T) {
 	s := redistest.Start(t, redistest.Options{})

@@ -12,16 +12,16 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
-	"go.uber.org/goleak"
 
 	"github.com/cutover/cutover/internal/consulclient"
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/internal/servertest/consultest"
 	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/registry/consulcatalog"
 	"github.com/cutover/cutover/proto/announcement"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 const patience = 60 * time.Second
 

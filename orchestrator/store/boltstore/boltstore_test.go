@@ -16,8 +16,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
-	"go.uber.org/goleak"
 
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/store/storetest"
 )
@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv("BOLTSTORE_TEST_WRITER"); path != "" {
 		writeUntilKilled(path)
 	}
-	goleak.VerifyTestMain(m)
+	leaktest.Main(m)
 }
 
 func open(t testing.TB, path string, opts Options) *Store {

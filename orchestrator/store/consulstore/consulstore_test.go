@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
-	"go.uber.org/goleak"
 
 	"github.com/cutover/cutover/internal/consulclient"
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/internal/servertest/consultest"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/store/consulstore"
@@ -22,7 +22,7 @@ import (
 // patience is how long a server may take to come back.
 const patience = 2 * time.Minute
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // open opens the state below prefix, without a session unless opts say otherwise.
 func open(t testing.TB, server *consultest.Server, prefix string, opts consulstore.Options) *consulstore.Store {

@@ -3,14 +3,13 @@ package memstore_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
-
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/store/memstore"
 	"github.com/cutover/cutover/orchestrator/store/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 func TestConformance(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store {

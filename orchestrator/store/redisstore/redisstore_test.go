@@ -9,8 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/internal/servertest/redistest"
 	"github.com/cutover/cutover/orchestrator/store"
 	"github.com/cutover/cutover/orchestrator/store/redisstore"
@@ -20,7 +19,7 @@ import (
 // patience is how long a server may take to come back.
 const patience = 2 * time.Minute
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 func open(t testing.TB, server *redistest.Server, cluster string, opts redisstore.Options) *redisstore.Store {
 	t.Helper()

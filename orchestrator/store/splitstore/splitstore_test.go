@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/internal/servertest/consultest"
 	"github.com/cutover/cutover/internal/servertest/redistest"
 	"github.com/cutover/cutover/orchestrator/store"
@@ -20,7 +20,7 @@ import (
 	"github.com/cutover/cutover/orchestrator/store/storetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // below puts all keys below a folder, so that the suite runs in one half.
 type below struct {

@@ -12,11 +12,11 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"go.uber.org/goleak"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 
+	"github.com/cutover/cutover/internal/leaktest"
 	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/registry/hosttest"
 	"github.com/cutover/cutover/orchestrator/store"
@@ -24,7 +24,7 @@ import (
 	"github.com/cutover/cutover/orchestrator/txn"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // patience bounds every wait of the tests.
 const patience = 30 * time.Second
