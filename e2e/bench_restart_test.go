@@ -41,7 +41,7 @@ import (
 // meanwhile.
 func benchRestart(b *testing.B, t *table) {
 	apps := envInt("BENCH_APPS", 1000)
-	o := newWholeOrchestrator(b, envInt("BENCH_HOSTS", 4))
+	o := newWholeOrchestrator(b, envInt("BENCH_HOSTS", 4), nil)
 	name := fmt.Sprintf("recovery: orchestrator, %d Apps x %d tasks", apps, tasksPerApp)
 	b.ReportMetric(0, "ns/op") // of no meaning here
 	o.start()
@@ -105,19 +105,29 @@ func (p *quickProxy) Converge(ctx context.Context, want driver.Section) error {
 	return p.Driver.Converge(ctx, want)
 }
 
+// seat is one process of an orchestrator.
+type seat struct {
+	args []string
+	url  string
+	api  *client.Client
+	cmd  *exec.Cmd
+}
+
 // wholeOrchestrator is an orchestrator's process with a Mesos and Hosts that outlive it.
 type wholeOrchestrator struct {
 	testing.TB
+	seat
 	dir   string
-	args  []string
 	mesos *manytasks.Cluster
-	api   *client.Client
-	cmd   *exec.Cmd
+	// other is the process that leads when this one does not; it is started only if they share their stores.
+	other seat
+	// shared is what it has in common with a second one; nil: it is alone, on bbolt.
+	shared *sharedStores
 }
 
-func newWholeOrchestrator(b testing.TB, hosts int) *wholeOrchestrator {
+func newWholeOrchestrator(b testing.TB, hosts int, shared *sharedStores) *wholeOrchestrator {
 	b.Helper()
-	o := &wholeOrchestrator{TB: b, dir: b.TempDir(), mesos: manytasks.New(b)}
+	o := &wholeOrchestrator{TB: b, dir: b.TempDir(), mesos: manytasks.New(b), shared: shared}
 	var declared strings.Builder
 	declared.WriteString("hosts:\n")
 	for _, h := range hostsOn(b, o.path("hosts"), hosts, func() driver.Driver { return &quickProxy{simulated.New(simulated.HAProxy()), o.mesos} }) {
@@ -134,18 +144,25 @@ func newWholeOrchestrator(b testing.TB, hosts int) *wholeOrchestrator {
 	if err == nil {
 		err = os.WriteFile(o.path("hosts.yaml"), []byte(declared.String()), 0o600)
 	}
-	listen := freeAddresses(b, 1)[0]
-	if err == nil {
-		o.api, err = client.New(client.Options{URL: "http://" + listen, Token: token, UserAgent: "bench"})
-	}
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(o.api.Close)
-	o.args = []string{"orchestrator", "--data-dir", o.path("data"), "--cluster", "dev", "--listen", listen, "--mesos", o.mesos.URL,
-		"--hosts", o.path("hosts.yaml"), "--tokens", o.path("tokens.json"), "--tls-dir", "", "--log-level", "warn"}
+	for i, listen := range freeAddresses(b, 2) {
+		s := seat{url: "http://" + listen}
+		if s.api, err = client.New(client.Options{URL: s.url, Token: token, UserAgent: "bench"}); err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(s.api.Close)
+		s.args = []string{"orchestrator", "--data-dir", o.path(fmt.Sprint("data", i)), "--cluster", "dev", "--listen", listen, "--mesos", o.mesos.URL,
+			"--hosts", o.path("hosts.yaml"), "--tokens", o.path("tokens.json"), "--tls-dir", "", "--log-level", "warn"}
+		if shared != nil {
+			s.args = append(s.args, "--name", fmt.Sprint("orch-", i), "--consul", shared.consul.URL, "--store", shared.redis.URL)
+		}
+		o.other, o.seat = o.seat, s
+	}
 	b.Cleanup(func() {
 		o.kill()
+		o.other.kill()
 		if log, err := os.ReadFile(o.path("log")); err == nil && b.Failed() {
 			b.Logf("the orchestrator:\n%s", tail(string(log), 6000))
 		}
@@ -155,8 +172,8 @@ func newWholeOrchestrator(b testing.TB, hosts int) *wholeOrchestrator {
 
 func (o *wholeOrchestrator) path(name string) string { return filepath.Join(o.dir, name) }
 
-// start returns when the process was started, once it answers.
-func (o *wholeOrchestrator) start() time.Time {
+// launch starts the process.
+func (o *wholeOrchestrator) launch() {
 	o.Helper()
 	log, err := os.OpenFile(o.path("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -166,9 +183,18 @@ func (o *wholeOrchestrator) start() time.Time {
 	o.cmd = exec.Command(cutoverBin, o.args...)
 	o.cmd.Stdout, o.cmd.Stderr = log, log
 	o.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	began := time.Now()
 	if err := o.cmd.Start(); err != nil {
 		o.Fatal(err)
+	}
+}
+
+// start returns when the process was started, once it answers.
+func (o *wholeOrchestrator) start() time.Time {
+	o.Helper()
+	began := time.Now()
+	o.launch()
+	if o.shared != nil {
+		o.await("the orchestrator leads", o.leads) // before that, reading would be work beside what is measured
 	}
 	o.await("the orchestrator answers", func() bool {
 		_, err := o.api.Deploys(o.Context(), "", 1)
@@ -177,13 +203,43 @@ func (o *wholeOrchestrator) start() time.Time {
 	return began
 }
 
-func (o *wholeOrchestrator) kill() {
-	if o.cmd == nil {
+// openStore opens the state of a process that is stopped, and leads.
+func (o *wholeOrchestrator) openStore() (store.Store, *lead.Term) {
+	o.Helper()
+	if o.shared != nil {
+		return o.shared.open(o)
+	}
+	dir := o.args[2]
+	st, err := boltstore.Open(filepath.Join(dir, "state.db"), boltstore.Options{})
+	if err != nil {
+		o.Fatal(err)
+	}
+	term, err := lead.Acquire(o.Context(), dir, st)
+	if err != nil {
+		o.Fatal(err)
+	}
+	return st, term
+}
+
+// stop ends the process as a supervisor does.
+func (o *wholeOrchestrator) stop() {
+	o.Helper()
+	if err := o.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		o.Fatal(err)
+	}
+	if err := o.cmd.Wait(); err != nil {
+		o.Fatalf("the orchestrator, told to stop: %v", err)
+	}
+	o.cmd = nil
+}
+
+func (s *seat) kill() {
+	if s.cmd == nil {
 		return
 	}
-	_ = o.cmd.Process.Kill()
-	_ = o.cmd.Wait()
-	o.cmd = nil
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
+	s.cmd = nil
 }
 
 // await asks every few milliseconds, since there is nothing else to wait on from outside.
@@ -238,15 +294,8 @@ func (o *wholeOrchestrator) multiply(n int) {
 		o.Fatal(err)
 	}
 	deploys, agents := last[0].DeployID[:4], o.mesos.AgentID()[:8]
-	o.kill()
-	st, err := boltstore.Open(filepath.Join(o.path("data"), "state.db"), boltstore.Options{})
-	if err != nil {
-		o.Fatal(err)
-	}
-	term, err := lead.Acquire(o.Context(), o.path("data"), st)
-	if err != nil {
-		o.Fatal(err)
-	}
+	o.stop()
+	st, term := o.openStore()
 	for i := 1; i < n; i++ {
 		renames := []string{"app-", fmt.Sprintf("ap%d-", i), deploys, fmt.Sprint(i) + deploys[1:], "127.20.", fmt.Sprintf("127.2%d.", i), agents, string(rune('f'+i)) + agents[1:]}
 		rename := func(data []byte) []byte {

@@ -150,6 +150,7 @@ func BenchmarkBars(b *testing.B) {
 	}
 	b.Run("scale", func(b *testing.B) { benchScale(b, t) })
 	b.Run("restart", func(b *testing.B) { benchRestart(b, t) })
+	b.Run("handover", func(b *testing.B) { benchHandover(b, t) })
 	b.Run("growth", func(b *testing.B) { benchGrowth(b, t) })
 	b.Run("sustained", func(b *testing.B) { benchSustained(b, t, 4, 100) })
 	b.Run("sustained-one", func(b *testing.B) { benchSustained(b, t, 1, 0) })

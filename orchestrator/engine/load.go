@@ -34,11 +34,12 @@ func load(ctx context.Context, st store.Store, log *slog.Logger) (*state, error)
 		task  *taskRecord
 		value []byte
 	}
-	return s, firstError(
-		func() error {
+	reading, ctx := errgroup.WithContext(ctx)
+	return s, atOnce(reading,
+		func() (func(), error) {
 			return loadAll(ctx, st, prefixApp, decodeJSON[appRecord], func(_ string, a *appRecord) { s.apps[a.Name] = a })
 		},
-		func() error {
+		func() (func(), error) {
 			return loadAll(ctx, st, prefixSpec, func(key string, value []byte) (r revision, err error) {
 				if r.number, err = strconv.ParseUint(key[strings.LastIndex(key, "/")+1:], 10, 64); err != nil {
 					return r, err
@@ -46,7 +47,7 @@ func load(ctx context.Context, st store.Store, log *slog.Logger) (*state, error)
 				return r, json.Unmarshal(value, &r.spec)
 			}, func(_ string, r revision) { s.specs.put(r.spec.Name, r.number, r.spec) })
 		},
-		func() error {
+		func() (func(), error) {
 			return loadAll(ctx, st, prefixDeploy, func(_ string, value []byte) (d deployOrValue, err error) {
 				d.deploy, err = readDeploy(value)
 				d.value = value
@@ -60,7 +61,7 @@ func load(ctx context.Context, st store.Store, log *slog.Logger) (*state, error)
 				s.active[d.deploy.ID] = true
 			})
 		},
-		func() error {
+		func() (func(), error) {
 			return loadAll(ctx, st, prefixTask, func(key string, value []byte) (t taskOrValue, err error) {
 				if isOver(value) {
 					t.value = value
@@ -76,13 +77,13 @@ func load(ctx context.Context, st store.Store, log *slog.Logger) (*state, error)
 				s.over.put(strings.TrimPrefix(key, prefixTask), t.value)
 			})
 		},
-		func() error {
+		func() (func(), error) {
 			return loadAll(ctx, st, prefixAmend, decodeJSON[amendRecord], func(_ string, a *amendRecord) { s.amends[a.ID] = a })
 		},
-		func() error {
+		func() (func(), error) {
 			return loadAll(ctx, st, prefixStep, decodeJSON[lockstepRecord], func(_ string, l *lockstepRecord) { s.locksteps[l.ID] = l })
 		},
-		func() error {
+		func() (func(), error) {
 			return loadAll(ctx, st, prefixIdem, decodeJSON[idemRecord], func(key string, i *idemRecord) {
 				s.idem[strings.TrimPrefix(key, prefixIdem)] = *i
 			})
@@ -90,12 +91,21 @@ func load(ctx context.Context, st store.Store, log *slog.Logger) (*state, error)
 	)
 }
 
-// firstError runs the calls in order, until one fails.
-func firstError(calls ...func() error) error {
-	for _, call := range calls {
-		if err := call(); err != nil {
+// atOnce runs the readers at once, since a store on another machine is waited for more than it works, and then puts what each
+// has read, one after the other.
+func atOnce(reading *errgroup.Group, readers ...func() (put func(), err error)) error {
+	puts := make([]func(), len(readers))
+	for i, read := range readers {
+		reading.Go(func() (err error) {
+			puts[i], err = read()
 			return err
-		}
+		})
+	}
+	if err := reading.Wait(); err != nil {
+		return err
+	}
+	for _, put := range puts {
+		put()
 	}
 	return nil
 }
@@ -108,9 +118,9 @@ func decodeJSON[T any](_ string, value []byte) (*T, error) {
 // loadPage is how many records are read at once, and decoded by one processor.
 const loadPage = 500
 
-// loadAll reads the records below the prefix, decodes them on all processors while the next ones are read, and puts them in
-// the order of their keys.
-func loadAll[T any](ctx context.Context, st store.Store, prefix string, decode func(key string, value []byte) (T, error), put func(key string, v T)) error {
+// loadAll reads the records below the prefix, and decodes them on all processors while the next ones are read. What it returns
+// puts them, in the order of their keys.
+func loadAll[T any](ctx context.Context, st store.Store, prefix string, decode func(key string, value []byte) (T, error), put func(key string, v T)) (func(), error) {
 	type page struct {
 		keys   []string
 		values []T
@@ -123,9 +133,9 @@ func loadAll[T any](ctx context.Context, st store.Store, prefix string, decode f
 		records, err := st.List(ctx, prefix, after, loadPage)
 		if err != nil {
 			if failed := decoding.Wait(); failed != nil {
-				return failed // and ended what was read
+				return nil, failed // and ended what was read
 			}
-			return err
+			return nil, err
 		}
 		p := &page{keys: make([]string, len(records)), values: make([]T, len(records))}
 		pages = append(pages, p)
@@ -144,12 +154,13 @@ func loadAll[T any](ctx context.Context, st store.Store, prefix string, decode f
 		after = records[len(records)-1].Key
 	}
 	if err := decoding.Wait(); err != nil {
-		return err
+		return nil, err
 	}
-	for _, p := range pages {
-		for i, key := range p.keys {
-			put(key, p.values[i])
+	return func() {
+		for _, p := range pages {
+			for i, key := range p.keys {
+				put(key, p.values[i])
+			}
 		}
-	}
-	return nil
+	}, nil
 }

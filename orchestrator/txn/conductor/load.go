@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
@@ -26,7 +27,7 @@ func (c *Conductor) load(ctx context.Context) error {
 	if err := c.loadOrders(ctx); err != nil {
 		return err
 	}
-	for _, load := range []struct {
+	loads := []struct {
 		prefix string
 		take   func(store.Record) error
 	}{
@@ -34,13 +35,21 @@ func (c *Conductor) load(ctx context.Context) error {
 		{prefixEnded, c.loadEnded},
 		{prefixTxn, func(r store.Record) error { return c.loadTxn(ctx, r) }},
 		{prefixAmend, c.loadAmendment},
-	} {
-		// All at once: Consul has no other way, and reads all of them for each page.
-		records, err := c.opts.Store.List(ctx, load.prefix, "", 0)
-		if err != nil {
+	}
+	// Each without pages: Consul has none, and reads all of them for each. And all beside each other: it is another machine's.
+	reading, together := errgroup.WithContext(ctx)
+	records := make([][]store.Record, len(loads))
+	for i, load := range loads {
+		reading.Go(func() (err error) {
+			records[i], err = c.opts.Store.List(together, load.prefix, "", 0)
 			return err
-		}
-		for _, r := range records {
+		})
+	}
+	if err := reading.Wait(); err != nil {
+		return err
+	}
+	for i, load := range loads {
+		for _, r := range records[i] {
 			if err := load.take(r); err != nil {
 				return fmt.Errorf("record %q: %w", r.Key, err)
 			}
