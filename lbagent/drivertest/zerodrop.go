@@ -140,7 +140,9 @@ func testDrainAndCut(t *testing.T, h Harness) {
 		defer resp.Body.Close()
 		results <- result{answer: answer{Status: resp.StatusCode, Backend: resp.Header.Get("X-Backend")}}
 	}
+	asked := old.Traffic()
 	go ask()
+	r.awaitTraffic(old, asked+1)
 	r.awaitSessions("shop", old.Name, 1)
 
 	warm := join(s, next.Upstream(driver.Warm))
@@ -162,7 +164,9 @@ func testDrainAndCut(t *testing.T, h Harness) {
 	back := withMode(withMode(flipped, driver.Serving, old.Name), driver.Draining, next.Name)
 	r.converge(back)
 	old.Hold()
+	asked = old.Traffic()
 	go ask()
+	r.awaitTraffic(old, asked+1)
 	r.awaitSessions("shop", old.Name, 1)
 	r.converge(flipped)
 	r.awaitSessions("shop", old.Name, 1)
@@ -174,6 +178,17 @@ func testDrainAndCut(t *testing.T, h Harness) {
 		t.Errorf("the session that was cut ended with %+v", got)
 	}
 	r.holds(flipped)
+}
+
+// awaitTraffic waits until n requests have reached the backend: a session may be a check's.
+func (r *rig) awaitTraffic(b *Backend, n int64) {
+	r.Helper()
+	r.eventually("requests", func() error {
+		if got := b.Traffic(); got < n {
+			return fmt.Errorf("%s got %d, want %d", b.Name, got, n)
+		}
+		return nil
+	})
 }
 
 func (r *rig) awaitSessions(app, name string, atLeast int) {
