@@ -110,13 +110,13 @@ func (h *host) cut(off bool) {
 }
 
 // watch tells the end of a proxy process, as the kernel does.
-func (p *proxy) watch(pid int) (lbagent.ProcessWatch, error) {
+func (p *proxy) watch(pid int) (lbagent.ProcessWatch, time.Time, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.down || p.pid != pid {
-		return nil, driver.ErrProxyDown
+		return nil, time.Time{}, driver.ErrProxyDown
 	}
-	return &processWatch{gone: p.gone, closed: make(chan struct{})}, nil
+	return &processWatch{gone: p.gone, closed: make(chan struct{})}, p.started, nil
 }
 
 type processWatch struct {
