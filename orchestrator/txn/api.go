@@ -75,7 +75,7 @@ const (
 	CauseAsked         Cause = "asked"          // abort, rollback or a newer Deploy asked for it
 	CauseBaseMismatch  Cause = "base-mismatch"  // the committed Section moved on
 	CauseRouteConflict Cause = "route-conflict" // another App owns the route
-	CauseLeaderLost    Cause = "leader-restart" // the orchestrator restarted while it was undecided
+	CauseLeaderLost    Cause = "leader-restart" // the term of the leader ended while it was undecided
 	CauseTaskDied      Cause = "task-died"      // a new upstream's task died before Commit
 	CauseHostFallback  Cause = "host-fell-back" // a Host serves the old ones again
 	CauseStore         Cause = "store-refused"  // the orchestrator could not record a step

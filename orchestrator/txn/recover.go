@@ -44,10 +44,14 @@ func (r Rules) Recover(s State, f Found, now time.Time) State {
 		s.Phase, s.CommittedAt = Committed, f.CommittedAt
 		return s
 	}
-	s.Cause, s.Reason = CauseLeaderLost, "the orchestrator was restarted before the decision"
+	s.Cause, s.Reason = CauseLeaderLost, LeaderLost
 	if f.Aborted {
 		s.Cause, s.Reason = f.Cause, f.Reason
 	}
 	s.Phase, s.RestoreBy = Restoring, now.Add(r.Restore)
 	return s
 }
+
+// LeaderLost is why a transaction is undone that the leader of before left undecided. The next leader cannot know which of both
+// it was.
+const LeaderLost = "leadership ended before the decision: the orchestrator that led was restarted, or lost its lock in Consul (its log says which); deploy again once one leads (cutover version)"

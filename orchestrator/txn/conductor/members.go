@@ -257,7 +257,7 @@ func (c *Conductor) join(h *host) {
 func (c *Conductor) lacks(h *host) string {
 	switch {
 	case !h.up || !h.reports.Known:
-		return "it is not connected: " + h.link.Info().Problem
+		return away(h.link.Info())
 	case h.syncing:
 		return "it is being synced"
 	}

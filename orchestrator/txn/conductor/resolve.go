@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	lbagentv1 "github.com/cutover/cutover/proto/gen/cutover/lbagent/v1"
 
+	"github.com/cutover/cutover/orchestrator/registry"
 	"github.com/cutover/cutover/orchestrator/txn"
 )
 
@@ -73,7 +75,7 @@ func (c *Conductor) owes(h *host) (left []string, apps []string, fix, next strin
 		}
 	}
 	if !h.up {
-		left = append(left, "it is not connected: "+h.link.Info().Problem)
+		left = append(left, away(h.link.Info()))
 	}
 	for _, id := range sortedKeys(c.txns) {
 		o := c.txns[id]
@@ -171,4 +173,12 @@ func (c *Conductor) Resolve(ctx context.Context, name string) (txn.Resolution, e
 		return out, &txn.MemberRefusal{Kind: txn.MemberUnknown, Text: fmt.Sprintf("there is no host %q that is admitted: cutover lb hosts lists them", name)}
 	}
 	return out, nil
+}
+
+// away says why a Host is not there, as the end of a sentence about it.
+func away(info registry.Info) string {
+	if why := strings.TrimPrefix(info.Problem, "not connected"); info.Problem == "" || why != info.Problem {
+		return "it is not connected" + why
+	}
+	return "it is not ready: " + info.Problem
 }

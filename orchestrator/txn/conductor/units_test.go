@@ -469,3 +469,16 @@ func TestMergedWithMuchEvidence(t *testing.T) {
 		}
 	}
 }
+
+func TestAway(t *testing.T) {
+	for problem, want := range map[string]string{
+		"":                  "it is not connected",
+		"not connected yet": "it is not connected yet",
+		"not connected: it has said nothing for 3s": "it is not connected: it has said nothing for 3s",
+		"it has seen epoch 4":                       "it is not ready: it has seen epoch 4",
+	} {
+		if got := away(registry.Info{Problem: problem}); got != want {
+			t.Errorf("%q: %q, want %q", problem, got, want)
+		}
+	}
+}
