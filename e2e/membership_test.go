@@ -237,7 +237,7 @@ func TestStuckSaysWhyAndIsResolved(t *testing.T) {
 	c.cli("lb", "resolve", id, "--timeout", "3s").must(t, 4)
 	c.signal(pid, syscall.SIGCONT)
 	c.eventually("it is connected again", func() bool { return c.lbHost("lb-nginx-1").Connected })
-	c.cli("lb", "resolve", "lb-nginx-1").must(t, 0)
+	c.cli("lb", "resolve", "lb-nginx-1", "--timeout", "30s").must(t, 0)
 	c.watch(id).must(t, 3)
 	c.asBefore(before, "the deploy is undone")
 }

@@ -119,7 +119,11 @@ func (s *shared) standing() api.Standing {
 	out := api.Standing{Name: s.opts.Name, Service: s.standby, Transport: s.transport,
 		Why: "no orchestrator leads at the moment: one takes over within a second of a hand-over, and about 20 s after a crash; ask again"}
 	leader, known, changed := s.election.Leader()
+	out.Heard = s.election.Heard()
+	silent := time.Since(out.Heard)
 	switch {
+	case silent > wire.LeaderStale && (!known || leader == s.self()):
+		out.Why = "who leads is not known: Consul has not answered this orchestrator lately; see that it runs and can be reached, and ask again"
 	case !known:
 	case leader == s.self():
 		out.Why = "this orchestrator takes over: it reads the state; ask again"

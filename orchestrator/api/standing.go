@@ -41,6 +41,8 @@ type Standing struct {
 	Service Service
 	// Leader is who leads, this one or another; nil: nobody, as far as is known.
 	Leader *wire.Leader
+	// Heard is when the orchestrator was told last who leads; zero: it leads itself, or was never told.
+	Heard time.Time
 	// Transport reaches the leader.
 	Transport http.RoundTripper
 	// Changed is closed when another leads, or nobody.

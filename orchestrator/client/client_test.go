@@ -182,6 +182,9 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	}
 }
 
+// isSlow reports whether a note says only that an answer takes long: on a busy machine any may.
+func isSlow(note string) bool { return strings.Contains(note, "no answer for") }
+
 // A request whose answer is lost is repeated under the same key.
 func TestLostAnswerIsAskedForAgain(t *testing.T) {
 	var keys []string
@@ -206,7 +209,11 @@ func TestLostAnswerIsAskedForAgain(t *testing.T) {
 	}))
 	defer server.Close()
 	notes := 0
-	v, err := connect(t, server.URL, func(string) { notes++ }).Stop(within(t), "shop", client.Change{})
+	v, err := connect(t, server.URL, func(note string) {
+		if !isSlow(note) {
+			notes++
+		}
+	}).Stop(within(t), "shop", client.Change{})
 	if err != nil || v.DeployID != "01D" {
 		t.Fatalf("%+v %v", v, err)
 	}
@@ -257,7 +264,11 @@ func TestFollowAcrossRestarts(t *testing.T) {
 			service.Emit(deploy.Event{Deploy: "01D", Type: "step", Step: "launching"})
 			s := start(t, service)
 			notes := make(chan string, 100)
-			c := connect(t, s.URL(), func(n string) { notes <- n })
+			c := connect(t, s.URL(), func(n string) {
+				if !isSlow(n) {
+					notes <- n
+				}
+			})
 			w := newWatcher()
 			done := make(chan error, 1)
 			go func() { done <- c.Follow(within(t), "01D", 0, w) }()
@@ -352,7 +363,12 @@ func TestWaitsForALeader(t *testing.T) {
 	s := start(t, service)
 	var notes []string
 	noted := func() {}
-	c := connect(t, s.URL(), func(note string) { notes = append(notes, note); noted() })
+	c := connect(t, s.URL(), func(note string) {
+		if !isSlow(note) {
+			notes = append(notes, note)
+			noted()
+		}
+	})
 	if v, err := c.Stop(within(t), "shop", client.Change{}); err != nil || v.DeployID != "01A" {
 		t.Fatalf("%+v %v", v, err)
 	}

@@ -59,6 +59,7 @@ type Consul struct {
 	mu      sync.Mutex
 	leader  Leader
 	leads   bool          // somebody holds the lock
+	heard   time.Time     // when Consul said last who holds it
 	changed chan struct{} // closed and replaced when leader changes
 
 	// Owned by run.
@@ -124,6 +125,14 @@ func (c *Consul) Leader() (leader Leader, known bool, changed <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.leader, c.leads, c.changed
+}
+
+// Heard is when Consul said last who holds the lock, even if it was nothing new: what Leader returns was true then. It says so
+// every 10 s at least as long as it answers; zero: never.
+func (c *Consul) Heard() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.heard
 }
 
 // Acquire waits until this process holds the lock, and begins a term. Only one call at a time. The caller ends the term
@@ -416,6 +425,9 @@ func (c *Consul) watch() {
 			index = 0
 		}
 		tries = 0
+		c.mu.Lock()
+		c.heard = time.Now()
+		c.mu.Unlock()
 		c.post(seen)
 	}
 }

@@ -110,6 +110,9 @@ func TestConsulHandsOver(t *testing.T) {
 	if l, _, _ := b.Leader(); l.URL != "http://127.0.0.1:1/a" {
 		t.Errorf("leader is %+v", l)
 	}
+	if b.Heard().IsZero() {
+		t.Error("it knows the leader, and not since when")
+	}
 	if first.Epoch() != 1 || first.Fence().Session == "" {
 		t.Errorf("first fence is %+v", first.Fence())
 	}

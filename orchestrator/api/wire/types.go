@@ -148,6 +148,8 @@ type Version struct {
 	Name   string  `json:"name,omitempty" doc:"of the orchestrator that answers, where there are several"`
 	Role   string  `json:"role" enum:"leader,follower" doc:"what it is now; a follower forwards to the leader"`
 	Leader *Leader `json:"leader,omitempty" doc:"which one leads, where there are several; absent: none, as far as is known"`
+	// LeaderHeardAgo is how long ago Consul said who leads, in seconds; a follower's.
+	LeaderHeardAgo *float64 `json:"leader_heard_seconds_ago,omitempty" doc:"at a follower: how long ago Consul said who leads; above 15 it is not known now, and leader is who led then"`
 }
 
 // Roles of an orchestrator. The only one is always the leader.
@@ -155,6 +157,9 @@ const (
 	RoleLeader   = "leader"
 	RoleFollower = "follower"
 )
+
+// LeaderStale is from when on it is not known who leads: Consul says it every 10 s at least while it answers.
+const LeaderStale = 15 * time.Second
 
 // Leader names the orchestrator that leads.
 type Leader struct {
