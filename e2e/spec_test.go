@@ -39,7 +39,7 @@ version: %q
 instances: %d
 command: %q
 resources: {cpus: 0.1, memory: 32MiB, ports: 1}
-health: {http: {path: /healthz, port: 0}, interval: %s, timeout: 5s, rise: %d, fall: 2, grace: %s}
+health: {http: {path: /healthz, port: 0}, interval: %s, timeout: 1s, rise: %d, fall: 2, grace: %s}
 kill: {signal: TERM, grace: 10s}
 routes: [{group: public, host: "*", path: %s, port: 0}]
 deploy: {strategy: blue-green, deadline: %s, drain: %s}
