@@ -339,8 +339,11 @@ func TestCheck6MasterRecoveringIsWaitedFor(t *testing.T) {
 func TestCheck7BadStream(t *testing.T) {
 	m, o := newFakeMaster(t), newOwner()
 	start(t, o, func(o *Options) { o.MaxRecord = 1000 }, m)
-	for _, bad := range []string{"x\n", "\n", "5000\n", "4\n\xff\xff\xff\xff", "11\n\x1a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x7f"} {
-		m.stream().raw([]byte(bad))
+	for i, bad := range []string{"x\n", "\n", "5000\n", "4\n\xff\xff\xff\xff", "11\n\x1a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x7f"} {
+		s := m.stream()
+		// The end of a stream that was never taken up is told to nobody.
+		eventually(t, "subscribed", func() bool { o.mu.Lock(); defer o.mu.Unlock(); return o.subscribe == i+1 })
+		s.raw([]byte(bad))
 		receive(t, o.ends, "end")
 	}
 	s := m.stream()
