@@ -3,6 +3,8 @@ package lbagent
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -200,7 +202,8 @@ func (a *Agent) showDrift(ctx context.Context) *lbagentv1.ShowResponse {
 	st := a.state.Load()
 	out := &lbagentv1.ShowResponse{Host: a.hostState(st), Policy: policyTo(st.Policy()), LeftOut: uint32(st.DriftsLeftOut())}
 	for _, err := range []error{readErr, surveyErr} {
-		if err != nil {
+		told := func(problem string) bool { return strings.Contains(problem, text(err.Error())) }
+		if err != nil && !slices.ContainsFunc(out.Host.Problems, told) {
 			out.Host.Problems = append(out.Host.Problems, text(err.Error()))
 		}
 	}

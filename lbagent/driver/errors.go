@@ -12,6 +12,16 @@ var (
 	ErrProxyMismatch = errors.New("the running proxy is not the one that was configured")
 )
 
+// NotListeningError is an ErrProxyMismatch of a proxy that is the right one and does not listen: where its frontends can be
+// disabled on its socket, somebody's command is the likely cause.
+type NotListeningError struct{ Text string }
+
+// Error returns the text: what does not listen where, and what to do.
+func (e *NotListeningError) Error() string { return e.Text }
+
+// Unwrap returns ErrProxyMismatch.
+func (e *NotListeningError) Unwrap() error { return ErrProxyMismatch }
+
 // MaxOutput bounds the checker output that a RefusedError carries, in bytes. The end is kept: that is where checkers
 // say what is wrong.
 const MaxOutput = 16 << 10

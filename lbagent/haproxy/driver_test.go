@@ -472,7 +472,8 @@ func TestADisabledFrontendIsSeen(t *testing.T) {
 	}
 	tell("disable frontend cutover_fe_public")
 	drivertest.Eventually(t, "that it does not listen", func() error {
-		if _, err := p.driver.Read(testContext(t), "shop"); !errors.Is(err, driver.ErrProxyMismatch) || !strings.Contains(err.Error(), "does not listen") {
+		_, err := p.driver.Read(testContext(t), "shop")
+		if !errors.Is(err, driver.ErrProxyMismatch) || !errors.As(err, new(*driver.NotListeningError)) || !strings.Contains(err.Error(), "`enable frontend cutover_fe_public`") {
 			return fmt.Errorf("read: %w", err)
 		}
 		return nil
@@ -481,4 +482,58 @@ func TestADisabledFrontendIsSeen(t *testing.T) {
 	if _, err := p.driver.Read(testContext(t)); err != nil {
 		t.Errorf("read after the frontend is enabled: %v", err)
 	}
+}
+
+// A server that somebody put in maintenance is told as that, and comes back as the very one, green by checks made since.
+func TestServerInMaintenance(t *testing.T) {
+	p := startProxy(t, 2)
+	a, b := drivertest.NewBackend(t, "a-1"), drivertest.NewBackend(t, "b-1")
+	s := app("shop", a.Upstream(driver.Serving), b.Upstream(driver.Serving))
+	p.put(t, s)
+	p.awaitRow(t, "shop", "a-1", "green", green)
+	at := p.driver.tree.slotsOf("shop")["h1"]
+	server := at.backend() + "/a-1"
+	park := func() {
+		t.Helper()
+		command := "set server " + server + " state maint"
+		if answers, err := p.driver.worker.ask(testContext(t), command); err != nil || !succeeded(command, answers[0]) {
+			t.Fatalf("%q, %v", answers, err)
+		}
+		reading := p.reading(t, "shop")
+		if len(reading.Rows) != 1 || len(reading.Foreign) != 1 || !strings.HasPrefix(reading.Foreign[0], "a-1 is in maintenance") || !strings.Contains(reading.Foreign[0], server) {
+			t.Fatalf("rows %+v, foreign %q", reading.Rows, reading.Foreign)
+		}
+	}
+	converge := func() {
+		t.Helper()
+		if err := p.driver.Converge(testContext(t), s); err != nil {
+			t.Fatal(err)
+		}
+		obs, err := p.driver.observe(testContext(t), []slot{at})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range obs.servers[at] {
+			if strings.Contains(row.name, ":") {
+				t.Errorf("%s began a new life", row.name)
+			}
+		}
+		if reading := p.reading(t, "shop"); len(reading.Foreign) > 0 || reading.Digest != driver.Digest(s) {
+			t.Errorf("not put right: %+v", reading)
+		}
+	}
+	park()
+	converge()
+	p.awaitRow(t, "shop", "a-1", "green", green)
+
+	// One that died meanwhile is not taken for green by what its checks said before.
+	park()
+	a.SetHealth(503)
+	converge()
+	p.awaitRow(t, "shop", "a-1", "red", func(r driver.Row) bool {
+		if r.Green {
+			t.Errorf("green, and its checks fail: %+v", r)
+		}
+		return r.Red
+	})
 }

@@ -83,8 +83,13 @@ func (d *Driver) lookAtListeners(ctx context.Context, p processes) error {
 	}
 	for _, f := range d.o.Frontends {
 		for _, bind := range f.Binds {
-			if err := owned(bind, table, foreign); err != nil {
+			mine, err := owned(bind, table, foreign)
+			if err != nil {
 				return fmt.Errorf("frontend %s: %w", f.Name, err)
+			}
+			if !mine {
+				return &driver.NotListeningError{Text: fmt.Sprintf("haproxy does not listen on %s: if somebody has disabled its frontend, "+
+					"`enable frontend %s` on its socket takes that back; else look into its log, and restart it", bind, f.inHAProxy())}
 			}
 		}
 	}
@@ -97,23 +102,19 @@ func bindsIPv6(f Frontend) bool {
 	return slices.ContainsFunc(f.Binds, func(b netip.AddrPort) bool { return b.Addr().Is6() })
 }
 
-// owned says whether something listens on the bind address, and none of it is foreign.
-func owned(bind netip.AddrPort, table []procfs.Conn, foreign map[uint64]bool) error {
-	mine := false
+// owned says whether something of ours listens on the bind address. It is an error if something else does.
+func owned(bind netip.AddrPort, table []procfs.Conn, foreign map[uint64]bool) (mine bool, _ error) {
 	for _, l := range table {
 		if !clashes(bind, l.Local) {
 			continue
 		}
 		if foreign[l.Inode] {
-			return fmt.Errorf("%w: a foreign process listens on %s (socket inode %d): find it with `ss -ltnp` and stop it",
+			return false, fmt.Errorf("%w: a foreign process listens on %s (socket inode %d): find it with `ss -ltnp` and stop it",
 				driver.ErrProxyMismatch, l.Local, l.Inode)
 		}
 		mine = true
 	}
-	if !mine {
-		return fmt.Errorf("%w: haproxy does not listen on %s: enable the frontend if somebody has disabled it, else look into its log and restart it", driver.ErrProxyMismatch, bind)
-	}
-	return nil
+	return mine, nil
 }
 
 // clashes says whether a socket that listens on l takes connections that are meant for bind. One on the unspecified

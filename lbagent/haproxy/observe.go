@@ -45,6 +45,12 @@ func (r serverRow) mode() driver.Mode {
 	}
 }
 
+// parked says whether somebody else has put the server in maintenance ("set server ... state maint", "disable server"). A
+// tombstone of ours is one that is not checked any more; one that is never checked cannot be told from it.
+func (r serverRow) parked() bool {
+	return r.state.admin&adminMaint == adminForced && r.state.checkState&checkEnabled != 0
+}
+
 // green says whether the worker's own checks passed in full and none is in flight. unchecked: the upstream is one that
 // is not to be checked (HealthNone), which is green while HAProxy routes to it or drains it.
 func (r serverRow) green(unchecked bool) bool {

@@ -257,8 +257,9 @@ type stateRow struct {
 
 // Bits of srv_admin_state and srv_check_state.
 const (
-	adminMaint = 0x01 | 0x02 | 0x04 | 0x20 | 0x40 // forced, inherited, by configuration, by resolution, by host name
-	adminDrain = 0x08 | 0x10
+	adminForced = 0x01
+	adminMaint  = adminForced | 0x02 | 0x04 | 0x20 | 0x40 // inherited, by configuration, by resolution, by host name
+	adminDrain  = 0x08 | 0x10
 
 	checkInProgress = 0x01
 	checkConfigured = 0x02

@@ -44,14 +44,15 @@ func (p planner) plan(want driver.Section, obs observation) steps {
 			name, life := row.upstream()
 			lives[name] = max(lives[name], life)
 			u, ok := wanted[name]
-			if !ok || classOf(u.Health).name != class || row.state.address != u.Address || row.mode() == 0 {
+			if !ok || classOf(u.Health).name != class || row.state.address != u.Address || row.mode() == 0 && !comesBack(row, u) {
 				continue
 			}
 			if isChecked(u) && row.state.checkState&checkConfigured == 0 {
 				continue // rendered without a check, which cannot be given later: a new life
 			}
 			if old, ok := current[name]; ok {
-				if _, l := old.upstream(); l > life {
+				_, l := old.upstream()
+				if alive := row.mode() != 0; alive == (old.mode() != 0) && l > life || !alive && old.mode() != 0 {
 					continue
 				}
 			}
@@ -113,6 +114,13 @@ func (p *planner) add(at slot, u driver.Upstream, lives int) {
 	}
 }
 
+// comesBack says whether the very server that somebody else put in maintenance can be the upstream again. HAProxy takes it for
+// up at once, as one that is added, and checks it; where a single failure is enough it also counts as green before that check,
+// by the one from before. Such a server, and one that is to rise by its own checks, begins a new life instead.
+func comesBack(row serverRow, u driver.Upstream) bool {
+	return row.parked() && isChecked(u) && u.Mode != driver.Warm && u.Health.Fall > 1
+}
+
 // change takes a registered server to the wanted mode and weight.
 func (p *planner) change(at slot, row serverRow, u driver.Upstream) {
 	server := at.backend() + "/" + row.name
@@ -131,7 +139,7 @@ func (p *planner) change(at slot, row serverRow, u driver.Upstream) {
 		if row.state.weight != u.Weight {
 			*into = append(*into, weight)
 		}
-		if row.state.drain() {
+		if row.state.drain() || row.state.maint() {
 			*into = append(*into, fmt.Sprintf("set server %s state ready", server))
 		}
 		if row.marked {

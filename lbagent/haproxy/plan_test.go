@@ -210,7 +210,7 @@ func drawSection(t *rapid.T, label string) driver.Section {
 		}
 		health := driver.Health{
 			Kind:     rapid.SampledFrom([]driver.HealthKind{driver.HealthHTTP, driver.HealthHTTP, driver.HealthTCP, driver.HealthNone}).Draw(t, label+"kind"),
-			Interval: time.Second, Timeout: time.Second, Rise: 2, Fall: 2,
+			Interval: time.Second, Timeout: time.Second, Rise: 2, Fall: rapid.IntRange(1, 2).Draw(t, label+"fall"),
 		}
 		if health.Kind == driver.HealthHTTP {
 			health.Path = rapid.SampledFrom([]string{"/healthz", "/ready?x=1;y"}).Draw(t, label+"path")
@@ -226,6 +226,41 @@ func drawSection(t *rapid.T, label string) driver.Section {
 		s.Routes = append(s.Routes, driver.Route{Host: "*", Path: "/shop/" + rapid.SampledFrom([]string{"", "x", "x/"}).Draw(t, label+"path"), Strip: rapid.Bool().Draw(t, label+"strip")})
 	}
 	return s
+}
+
+// A server that somebody else put in maintenance comes back as the very one where that is sound, and else begins a new life.
+func TestPlanOfAServerInMaintenance(t *testing.T) {
+	at := slot{"h1", 1}
+	held := map[string]slot{"h1": at}
+	upstream := driver.Upstream{Name: "task", Address: netip.MustParseAddrPort("10.0.0.1:8000"), Weight: 100, Mode: driver.Serving,
+		Health: driver.Health{Kind: driver.HealthHTTP, Path: "/healthz", Interval: time.Second, Timeout: time.Second, Rise: 2, Fall: 3}}
+	row := serverRow{name: "task", state: stateRow{backend: at.backend(), server: "task", address: upstream.Address, weight: 100,
+		admin: adminForced, checkState: checkConfigured | checkEnabled}}
+	tombstone := row
+	tombstone.state.checkState = checkConfigured
+	elsewhere := row
+	elsewhere.state.admin |= 0x20
+	single, warm, draining := upstream, upstream, upstream
+	single.Health.Fall, warm.Mode, draining.Mode = 1, driver.Warm, driver.Draining
+	for name, c := range map[string]struct {
+		row  serverRow
+		want driver.Upstream
+		back string // the command that brings it back; "": a new life
+	}{
+		"serving":                 {row, upstream, "set server cutover_h1_0001/task state ready"},
+		"draining":                {row, draining, "set server cutover_h1_0001/task state drain"},
+		"a single failure is red": {row, single, ""},
+		"to rise by its checks":   {row, warm, ""},
+		"a tombstone of ours":     {tombstone, upstream, ""},
+		"by more than a command":  {elsewhere, upstream, ""},
+	} {
+		obs := observation{servers: map[slot][]serverRow{at: {c.row}}, routes: newRouteTable(nil)}
+		plan := planner{o: planOptions, slots: held}.plan(driver.Section{App: "shop", Upstreams: []driver.Upstream{c.want}}, obs).must
+		renewed := slices.ContainsFunc(plan, func(s string) bool { return strings.HasPrefix(s, "add server cutover_h1_0001/task:2 ") })
+		if c.back == "" && !renewed || c.back != "" && (renewed || !slices.Equal(plan, []string{c.back})) {
+			t.Errorf("%s: %q", name, plan)
+		}
+	}
 }
 
 // The laws of a plan, from any state of the worker to any wanted Section: HAProxy refuses none of its commands; at the
@@ -296,6 +331,13 @@ func TestPlanLaws(t *testing.T) {
 				fresh.maps[routesMap] = w.maps[routesMap]
 				fresh.ids = w.ids
 				w = fresh
+			}
+			for s, rows := range w.servers { // a foreign hand puts some in maintenance
+				for i := range rows {
+					if w.servers[s][i].mode() != 0 && rapid.IntRange(0, 4).Draw(t, "parked") == 0 {
+						w.servers[s][i].state.admin = adminForced
+					}
+				}
 			}
 			for _, r := range want.Routes { // a foreign hand gives some routes second entries, before or behind
 				if e := w.entry(routeKey(r), "elsewhere:0:0"); rapid.IntRange(0, 3).Draw(t, "second entry") == 0 {

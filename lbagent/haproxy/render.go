@@ -27,7 +27,7 @@ func renderFrame(o Options) (text []byte, mark string) {
 	var b bytes.Buffer
 	routes, warm := o.mapFile(routesMap), o.mapFile(warmMap)
 	for _, f := range o.Frontends {
-		fmt.Fprintf(&b, "frontend %s%s\n    mode http\n", frontendPrefix, f.Name)
+		fmt.Fprintf(&b, "frontend %s\n    mode http\n", f.inHAProxy())
 		for _, bind := range f.Binds {
 			fmt.Fprintf(&b, "    bind %s\n", bindAddress(bind))
 		}
@@ -202,3 +202,6 @@ func mustJSON(v any) []byte {
 	}
 	return text
 }
+
+// inHAProxy is the frontend's name there.
+func (f Frontend) inHAProxy() string { return frontendPrefix + f.Name }

@@ -283,9 +283,19 @@ func strangersIn(obs observation, holders map[slot]string) []stranger {
 // foreignIn are sentences about what the worker holds of one App that no Section expresses.
 func foreignIn(rows []serverRow, health map[string]driver.Health) []string {
 	var out []string
+	alive := map[string]bool{}
+	for _, row := range rows {
+		if name, _ := row.upstream(); row.mode() != 0 {
+			alive[name] = true
+		}
+	}
 	for _, row := range rows {
 		name, _ := row.upstream()
 		h, known := health[name]
+		if known && row.parked() && !alive[name] {
+			server := row.state.backend + "/" + row.name
+			out = append(out, fmt.Sprintf("%s is in maintenance, by a command on HAProxy's socket (set server %s state maint; set server %s state ready takes it back)", name, server, server))
+		}
 		if !known || row.mode() == 0 {
 			continue
 		}

@@ -126,7 +126,11 @@ func (s *State) Drifts() []Drift {
 		}
 	}
 	if errors.Is(s.readErr, driver.ErrProxyMismatch) {
-		out = append(out, Drift{Cause: ChangedBase, Since: s.readErrAt, Place: runningPlace, Summary: s.readErr.Error(),
+		cause := ChangedBase
+		if errors.As(s.readErr, new(*driver.NotListeningError)) {
+			cause = ForeignCommand
+		}
+		out = append(out, Drift{Cause: cause, Since: s.readErrAt, Place: runningPlace, Summary: s.readErr.Error(),
 			Diff: "+" + s.readErr.Error() + "\n", Manual: true})
 	}
 	for i := range out {
