@@ -196,7 +196,8 @@ func limits(v version) []string {
 }
 
 // Publish makes the Section what HAProxy loads when it restarts. The pool may grow; the running worker is told at the
-// next Converge.
+// next Converge. It waits for a reload of ours: a worker that read some files before and some after would route to a backend
+// that is still empty there (NEVER-ZERO).
 func (d *Driver) Publish(ctx context.Context, want driver.Section) error {
 	if err := validateSection(want); err != nil {
 		return err
@@ -205,7 +206,12 @@ func (d *Driver) Publish(ctx context.Context, want driver.Section) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := d.tree.publish(want)
+		release, err := d.change(ctx)
+		if err != nil {
+			return fmt.Errorf("publish %s: %w", want.App, err)
+		}
+		err = d.tree.publish(want)
+		release()
 		var full errNoSpare
 		if errors.As(err, &full) {
 			if err = d.tree.grow(full.class); err == nil {
