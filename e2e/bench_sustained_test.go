@@ -48,6 +48,7 @@ func benchSustained(b *testing.B, t *table, hosts int, bar float64) {
 		l.change(s)
 		sections[i] = s
 	}
+	idleAgents, idleProxies := c.atRest()
 	stop := profiled(b)
 	lbagents, proxies := c.cpu()
 	start := time.Now()
@@ -88,16 +89,37 @@ func benchSustained(b *testing.B, t *table, hosts int, bar float64) {
 	stop()
 	rowsAfter, agentsAfter := c.serverRows(), c.agentSizes()
 	lbagentsAfter, proxiesAfter := c.cpu()
-	perChange := func(from, to time.Duration) float64 { return ms(to-from) / float64(changes.Load()) / float64(hosts) }
+	perChange := func(used time.Duration) float64 { return ms(used) / float64(changes.Load()) / float64(hosts) }
 	rate := float64(changes.Load()) / elapsed.Seconds()
 	b.ReportMetric(rate, "changes/s")
 	t.add(figure{name: fmt.Sprintf("%s, %s", name, length), bar: bar, unit: "/s", values: []float64{rate}, least: true, polling: "3-4 /s"})
 	t.times(name+", one change meanwhile", 0, pollingChange, took)
 	t.note("%s: p50 in ms: preparing %.0f, activating %.0f, deciding %.0f, until the next change could begin %.0f", name,
 		ms(median(phases[txn.Preparing])), ms(median(phases[txn.Activating])), ms(median(phases[txn.Deciding])), ms(median(cycle)))
-	t.note("%s: ms of a processor per change and Host: lbagent %.1f, haproxy %.1f with the checks of %d upstreams", name,
-		perChange(lbagents, lbagentsAfter), perChange(proxies, proxiesAfter), 2*apps)
+	lbagentsUsed, proxiesUsed := lbagentsAfter-lbagents, proxiesAfter-proxies
+	t.note("%s: ms of a processor per change and Host: lbagent %.1f, haproxy %.1f; without what they use at rest %.1f and %.1f", name,
+		perChange(lbagentsUsed), perChange(proxiesUsed),
+		perChange(lbagentsUsed-scaled(idleAgents, elapsed)), perChange(proxiesUsed-scaled(idleProxies, elapsed)))
+	t.note("%s: ms of a processor per second and Host at rest, with %d upstreams checked every 50 ms: lbagent %.0f, haproxy %.0f", name, 2*apps,
+		ms(scaled(idleAgents, time.Second))/float64(hosts), ms(scaled(idleProxies, time.Second))/float64(hosts))
 	t.note("%s: server rows of a host after a third of the time %v, at the end %v; VmRSS of the lbagents in MiB %v, %v", name, rows, rowsAfter, agents, agentsAfter)
+}
+
+// restFor is how long the Hosts are watched at rest.
+const restFor = 5 * time.Second
+
+// atRest is what the Hosts' lbagents and proxies use in restFor while nothing changes: the proxies' checks, mostly.
+func (c *benchCluster) atRest() (lbagents, proxies time.Duration) {
+	c.Helper()
+	a, p := c.cpu()
+	<-time.After(restFor)
+	a2, p2 := c.cpu()
+	return a2 - a, p2 - p
+}
+
+// scaled is the share of what was used in restFor that falls to d.
+func scaled(used, d time.Duration) time.Duration {
+	return time.Duration(float64(used) * float64(d) / float64(restFor))
 }
 
 // cpu is what the Hosts' lbagents and proxies have used so far, all together.
