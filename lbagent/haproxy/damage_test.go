@@ -118,6 +118,25 @@ func TestADamagedFileKeepsNobodyFromStarting(t *testing.T) {
 	})
 }
 
+// A file that was cut off anywhere, between two lines too, is told from a whole one by itself.
+func TestNoPartOfASlotsFileIsWhole(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s, p := slot{"t", 1}, published{App: "shop", Upstreams: withoutWarm(drawSection(t, "")).Upstreams}
+		if len(p.Upstreams) == 0 {
+			p.App = ""
+		}
+		whole := renderSlot(planOptions, s, p)
+		if got, err := parseSlotFile(whole); err != nil || !bytes.Equal(renderSlot(planOptions, s, got), whole) {
+			t.Fatalf("the whole one: %v", err)
+		}
+		for n := range len(whole) {
+			if got, err := parseSlotFile(whole[:n]); err == nil && bytes.Equal(renderSlot(planOptions, s, got), whole[:n]) {
+				t.Fatalf("%d bytes of %d pass for a file:\n%s", n, len(whole), whole[:n])
+			}
+		}
+	})
+}
+
 func slotOfPath(t *rapid.T, path string) slot {
 	name, _ := bytes.CutSuffix([]byte(filepath.Base(path)), []byte(".cfg"))
 	s, ok := parseSlot(string(bytes.TrimPrefix(name, []byte("10-"))))

@@ -91,8 +91,8 @@ func bindAddress(a netip.AddrPort) string {
 
 // published is what a slot's file says: the upstreams that HAProxy loads when it starts. It never holds Warm ones.
 type published struct {
-	App       string            `json:"app"`
-	Upstreams []driver.Upstream `json:"-"`
+	App       string
+	Upstreams []driver.Upstream
 }
 
 const (
@@ -114,12 +114,20 @@ func commonHealthPath(ups []driver.Upstream) string {
 	return "/"
 }
 
+// slotHead is what the first line of a slot's file says. A file that was cut off between two upstreams is told from a whole
+// one by their number.
+type slotHead struct {
+	App string `json:"app"`
+	// Upstreams is 0 where an earlier version wrote the file.
+	Upstreams int `json:"upstreams,omitempty"`
+}
+
 // renderSlot renders the file of a slot: the generic backend of its class, and the published upstreams. The comments
 // hold all that was asked for, so the file alone says what is published: parseSlotFile is the inverse.
 func renderSlot(o Options, s slot, p published) []byte {
 	c := classNamed(s.class)
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s%s\nbackend %s\n    mode http\n    balance roundrobin\n", slotHeader, mustJSON(p), s.backend())
+	fmt.Fprintf(&b, "%s%s\nbackend %s\n    mode http\n    balance roundrobin\n", slotHeader, mustJSON(slotHead{p.App, len(p.Upstreams)}), s.backend())
 	if c.http {
 		fmt.Fprintf(&b, "    option httpchk\n    http-check send meth GET uri-lf %%[srv_name,map(%s,%s)] ver HTTP/1.1 hdr Host localhost\n",
 			o.mapFile(healthMap), commonHealthPath(p.Upstreams))
@@ -161,6 +169,7 @@ func withoutChecks() driver.Health {
 // error it returns what it could read.
 func parseSlotFile(text []byte) (published, error) {
 	var p published
+	var head slotHead
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	lines.Buffer(nil, 1<<16)
 	first := true
@@ -171,10 +180,10 @@ func parseSlotFile(text []byte) (published, error) {
 			if !ok {
 				return p, fmt.Errorf("the first line is not %q", slotHeader)
 			}
-			if err := json.Unmarshal([]byte(rest), &p); err != nil {
+			if err := json.Unmarshal([]byte(rest), &head); err != nil {
 				return p, fmt.Errorf("first line: %w", err)
 			}
-			first = false
+			p.App, first = head.App, false
 			continue
 		}
 		if rest, ok := strings.CutPrefix(line, upstreamHeader); ok {
@@ -190,6 +199,9 @@ func parseSlotFile(text []byte) (published, error) {
 	}
 	if first {
 		return p, fmt.Errorf("the file is empty")
+	}
+	if n := len(p.Upstreams); head.Upstreams != 0 && n != head.Upstreams {
+		return p, fmt.Errorf("%d upstreams of %d", n, head.Upstreams)
 	}
 	return p, nil
 }
