@@ -21,8 +21,8 @@ import (
 // supervisor has to bring the proxy back within a second.
 const orphanGrace = 500 * time.Millisecond
 
-// BootstrapLua makes Dir hold a valid tree for the Lua driver and clears what would keep nginx from starting. Run it before
-// every start of nginx; it changes nothing that a running nginx uses.
+// BootstrapLua makes Dir hold a valid tree for the Lua driver; with Restore it clears what would keep nginx from starting. Run
+// it so before every start of nginx, and without Restore at the start of the lbagent; it changes nothing that a running nginx uses.
 func BootstrapLua(options Options) error {
 	o, err := options.normal()
 	if err != nil {
@@ -81,7 +81,7 @@ func restoreLua(o Options, tree string, frame map[string][]byte) error {
 
 // finishBootstrap is the part that both drivers share.
 func finishBootstrap(o Options) error {
-	if err := linkInclude(o); err != nil {
+	if err := linkInclude(o); err != nil || !o.Restore {
 		return err
 	}
 	return clearStart(o)
@@ -153,7 +153,8 @@ func linkInclude(o Options) error {
 }
 
 // clearStart removes what a killed nginx left: workers without a master, which hold the ports, and sockets that nobody
-// listens on, which nginx will not replace. A running nginx is left alone.
+// listens on, which nginx will not replace. A running nginx is left alone. Only whoever is about to start nginx may: it binds
+// a socket a moment before it listens, and an lbagent that starts beside it would take the socket away for good.
 func clearStart(o Options) error {
 	entries, err := os.ReadDir((paths{o.Dir}).run())
 	if err != nil {

@@ -56,6 +56,35 @@ func TestKilledMaster(t *testing.T) {
 	}
 }
 
+// nginx binds its sockets a moment before it listens on them. An lbagent that starts just then leaves them alone; whoever is
+// about to start nginx does not.
+func TestALbagentsStartTakesNoSocketAway(t *testing.T) {
+	for _, k := range []kind{lua, reload} {
+		t.Run(k.name, func(t *testing.T) {
+			p := newProxy(t, k)
+			name := filepath.Join(p.options.Dir, "run", "agent.sock")
+			fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+			if err == nil {
+				defer syscall.Close(fd)
+				err = syscall.Bind(fd, &syscall.SockaddrUnix{Name: name})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, starts := range []bool{false, true} {
+				o := p.options
+				o.Restore = starts
+				if err := k.bootstrap(o); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := os.Lstat(name); (err == nil) == starts {
+					t.Errorf("nginx is about to start: %t, and the socket: %v", starts, err)
+				}
+			}
+		})
+	}
+}
+
 // Bootstrap beside a running nginx changes nothing that it uses.
 func TestBootstrapIsIdempotent(t *testing.T) {
 	for _, k := range []kind{lua, reload} {

@@ -313,8 +313,8 @@ func publishGeneration(p paths, n uint64) error {
 	return atomicfile.Symlink(filepath.Join("gens", generationName(n), treeDir), p.current())
 }
 
-// BootstrapReload makes Dir hold a valid generation for the reload driver and clears what would keep nginx from starting.
-// Run it before every start of nginx. After an upgrade of Cutover that changes the Frame it publishes a new generation
+// BootstrapReload makes Dir hold a valid generation for the reload driver; with Restore it clears what would keep nginx from
+// starting. Run it so before every start of nginx, and without Restore at the start of the lbagent. After an upgrade of Cutover that changes the Frame it publishes a new generation
 // with the same Sections; Check then asks for a reload.
 func BootstrapReload(options Options) error {
 	o, err := options.normal()

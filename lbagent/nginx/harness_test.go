@@ -160,7 +160,9 @@ func (p *proxy) dir() string { return filepath.Dir(p.options.BaseConfig) }
 // spawn starts nginx as a supervisor does, without waiting for it to serve.
 func (p *proxy) spawn(t testing.TB) {
 	t.Helper()
-	if err := p.kind.bootstrap(p.options); err != nil {
+	o := p.options
+	o.Restore = true
+	if err := p.kind.bootstrap(o); err != nil {
 		t.Fatalf("bootstrap: %v", err)
 	}
 	cmd := exec.Command("nginx", "-c", p.options.BaseConfig, "-p", p.dir(), "-e", filepath.Join(p.dir(), "error.log"), "-g", "daemon off;")

@@ -41,8 +41,8 @@ type Options struct {
 	// Journaled says what the journal of this Host wants published of an App; false: it does not know the App. It is asked
 	// only for Apps whose file is damaged. Nil: nothing is known.
 	Journaled func(app string) (driver.Section, bool)
-	// Restore: nginx is about to start on the tree, so what is damaged in it is written again as journaled. Without it such
-	// a file is left for Survey to tell and Mend to put right.
+	// Restore: nginx is about to start on the tree, so what is damaged in it is written again as journaled, and what a killed
+	// nginx left is cleared away. Without it such a file is left for Survey to tell and Mend to put right.
 	Restore bool
 	Logger  *slog.Logger
 }
