@@ -448,8 +448,21 @@ func (c *cluster) signal(pid int, sig syscall.Signal) {
 	if pid >= -1 && pid <= 1 {
 		c.t.Fatalf("pid %d", pid)
 	}
+	if sig == syscall.SIGCONT && pid > 0 {
+		awaitStopped(pid)
+	}
 	if err := syscall.Kill(pid, sig); err != nil {
 		c.t.Fatalf("signal %v to %d: %v", sig, pid, err)
+	}
+}
+
+// awaitStopped waits until the process stands still, or is gone. One that comes to an armed moment says so before it stops: a
+// SIGCONT in between would be lost, and it would stand still for ever.
+func awaitStopped(pid int) {
+	for deadline := time.Now().Add(generous); time.Now().Before(deadline); <-time.After(time.Millisecond) {
+		if s, err := procfs.ReadStat(pid); err != nil || s.State == 'T' || s.Ended() {
+			return
+		}
 	}
 }
 

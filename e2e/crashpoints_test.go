@@ -306,7 +306,9 @@ func (d *crashDrill) aborts(m moments, holder string) map[string]bool {
 		return over(v) || hold.reached() && all(v, deploy.VoteVerified, holder)
 	})
 	abort := d.cli("abort", id, "--detach")
-	hold.disarm()
+	if hold.disarm() {
+		awaitStopped(pid)
+	}
 	_ = syscall.Kill(pid, syscall.SIGCONT)
 	res := d.cli("watch", id, "-o", "json", "--timeout", "5m")
 	if res.Code != 6 && res.Code != 3 {
