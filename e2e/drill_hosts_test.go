@@ -52,21 +52,32 @@ func TestDrill02OneHostCannotReachTheNewVersion(t *testing.T) {
 	for _, h := range c.info.Hosts {
 		s := shop("v2", "--refuse-from", h.address())
 		s.Deadline = c.missed(12 * time.Second)
-		id := c.detach(s)
 		// What the new tasks served is asked while they still live.
 		most := 0
-		v := c.view(id)
-		for v.State == deploy.Running {
-			for _, task := range v.Tasks {
-				if task.Role == "new" && task.Health == "healthy" {
-					if n, err := served(task.Address); err == nil {
-						most = max(most, n)
+		undone := func() result {
+			id := c.detach(s)
+			v := c.view(id)
+			for v.State == deploy.Running {
+				for _, task := range v.Tasks {
+					if task.Role == "new" && task.Health == "healthy" {
+						if n, err := served(task.Address); err == nil {
+							most = max(most, n)
+						}
 					}
 				}
+				v = c.view(id)
 			}
-			v = c.view(id)
+			return c.watch(id).must(t, 3)
 		}
-		res := c.watch(id).must(t, 3)
+		res := undone()
+		// The Host says what it found when its time is over; on a busy machine that may come after the deploy's own.
+		for range 4 {
+			if !strings.Contains(res.View.Reason, "no answer to prepare came from "+h.Name) {
+				break
+			}
+			c.asBefore(before, "the deploy is undone")
+			res = undone()
+		}
 		if !strings.Contains(res.View.Reason, h.Name) {
 			t.Errorf("the reason does not name %s: %s", h.Name, res.View.Reason)
 		}
